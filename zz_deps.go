@@ -1,0 +1,28 @@
+// Package saru: temporary import anchor while packages are written in parallel.
+package saru
+import (
+ _ "github.com/mdlayher/netlink"
+ _ "github.com/mdlayher/netlink/nltest"
+ _ "github.com/mdlayher/genetlink"
+ _ "github.com/mdlayher/genetlink/genltest"
+ _ "github.com/google/nftables"
+ _ "github.com/google/nftables/expr"
+ _ "golang.org/x/net/ipv4"
+ _ "golang.org/x/net/ipv6"
+ _ "golang.org/x/net/bpf"
+ _ "github.com/moby/ipvs"
+ _ "github.com/spf13/pflag"
+ _ "github.com/spf13/cobra"
+ _ "github.com/spf13/cobra/doc"
+ _ "github.com/vishvananda/netlink"
+ _ "github.com/vishvananda/netns"
+ _ "golang.org/x/sys/unix"
+ _ "github.com/prometheus/client_golang/prometheus/promhttp"
+ _ "github.com/coreos/go-systemd/v22/daemon"
+ _ "github.com/gopacket/gopacket/pcapgo"
+ _ "github.com/gopacket/gopacket/layers"
+ _ "github.com/google/go-cmp/cmp"
+ _ "pgregory.net/rapid"
+ _ "github.com/cavaliergopher/cpio"
+ _ "golang.org/x/sync/errgroup"
+)
