@@ -1,0 +1,170 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Value returns an option that parse reads into *p. The value that *p has is the
+// default. The error of parse says what is allowed, in the form "must be …"; the
+// option and the value are put before it. typ stands for the value in the help
+// text ("FILE").
+func Value[T any](p *T, typ string, parse func(string) (T, error)) pflag.Value {
+	return &value[T]{p: p, typ: typ, parse: parse}
+}
+
+type value[T any] struct {
+	p     *T
+	typ   string
+	parse func(string) (T, error)
+}
+
+func (v *value[T]) Set(s string) error {
+	x, err := v.parse(s)
+	if err != nil {
+		return err
+	}
+	*v.p = x
+	return nil
+}
+
+func (v *value[T]) Type() string   { return v.typ }
+func (v *value[T]) String() string { return fmt.Sprint(*v.p) }
+
+// List returns a repeatable option: every time it is given, parse adds one
+// element to *p.
+func List[T any](p *[]T, typ string, parse func(string) (T, error)) pflag.Value {
+	return &list[T]{p: p, typ: typ, parse: parse}
+}
+
+// list implements pflag.SliceValue, which is how Parse knows repeatable options.
+type list[T any] struct {
+	p     *[]T
+	typ   string
+	parse func(string) (T, error)
+}
+
+var _ pflag.SliceValue = (*list[string])(nil)
+
+func (l *list[T]) Set(s string) error {
+	x, err := l.parse(s)
+	if err != nil {
+		return err
+	}
+	*l.p = append(*l.p, x)
+	return nil
+}
+
+func (l *list[T]) Type() string          { return l.typ }
+func (l *list[T]) String() string        { return strings.Join(l.GetSlice(), " ") }
+func (l *list[T]) Append(s string) error { return l.Set(s) }
+
+// Replace sets the whole list.
+func (l *list[T]) Replace(values []string) error {
+	*l.p = nil
+	for _, s := range values {
+		if err := l.Set(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// GetSlice returns the elements as text.
+func (l *list[T]) GetSlice() []string {
+	out := make([]string, 0, len(*l.p))
+	for _, x := range *l.p {
+		out = append(out, fmt.Sprint(x))
+	}
+	return out
+}
+
+// Flag adds an on/off option, whose value may be omitted.
+func Flag(fs *pflag.FlagSet, p *bool, name, usage string) {
+	f := fs.VarPF(Value(p, "bool", parseBool), name, "", usage)
+	f.NoOptDefVal = "true"
+}
+
+func parseBool(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "true", "yes", "on", "1":
+		return true, nil
+	case "false", "no", "off", "0":
+		return false, nil
+	}
+	return false, errors.New("must be true or false, or nothing for true")
+}
+
+// OneOf returns a parser of a choice.
+func OneOf(choices ...string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if slices.Contains(choices, s) {
+			return s, nil
+		}
+		last := len(choices) - 1
+		return "", fmt.Errorf("must be %s or %s", strings.Join(choices[:last], ", "), choices[last])
+	}
+}
+
+// Between returns a parser of a decimal number from low to high.
+func Between[T ~int | ~uint8 | ~uint16 | ~uint32](low, high T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		n, err := strconv.ParseUint(s, 10, 32)
+		if err != nil || n < uint64(low) || n > uint64(high) {
+			return 0, fmt.Errorf("must be a number from %d to %d", low, high)
+		}
+		return T(n), nil
+	}
+}
+
+// Duration returns a parser of a length of time from low to high.
+func Duration(low, high time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < low || d > high {
+			return 0, fmt.Errorf("must be a time with its unit (100ms, 2s) from %s to %s", low, high)
+		}
+		return d, nil
+	}
+}
+
+// Path reads the name of a file. Control characters are refused: they would
+// break the lines of logs and messages.
+func Path(s string) (string, error) {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "", errors.New("must be the name of a file")
+	}
+	return s, nil
+}
+
+// maxSocketPath is the longest path of a unix socket: sun_path of unix(7) has
+// 108 bytes, of which the last is a NUL.
+const maxSocketPath = 107
+
+// SocketPath reads the name of a unix socket.
+func SocketPath(s string) (string, error) {
+	if _, err := Path(s); err != nil || len(s) > maxSocketPath || strings.HasSuffix(s, "/") {
+		return "", fmt.Errorf("must be the path of a socket, at most %d bytes long", maxSocketPath)
+	}
+	return s, nil
+}
+
+// maxInterface is IFNAMSIZ-1 of linux/if.h.
+const maxInterface = 15
+
+// Interface reads the name of a network interface by the rules of the kernel
+// (dev_valid_name in net/core/dev.c); whether it exists is not looked at. "%" is
+// refused too, which the kernel takes as a template for a name ("tun%d").
+func Interface(s string) (string, error) {
+	bad := func(r rune) bool { return r <= ' ' || r == '/' || r == ':' || r == '%' || r == 0x7f }
+	if s == "" || len(s) > maxInterface || s == "." || s == ".." || strings.ContainsFunc(s, bad) {
+		return "", fmt.Errorf("must be the name of an interface: 1 to %d bytes without space, '/', ':' and '%%'", maxInterface)
+	}
+	return s, nil
+}
