@@ -1,0 +1,248 @@
+package peer
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var t0 = time.Unix(1000, 0)
+
+// node is one end of a conversation over perfect links, to be disturbed by tests.
+type node struct {
+	name string
+	id   ID
+	inc  Incarnation
+	set  *Set
+}
+
+func newNode(name string, inc Incarnation, links int) *node {
+	return &node{name, IDOf(name), inc, NewSet(IDOf(name), inc, links)}
+}
+
+// heartbeat makes the next heartbeat of n, as to is going to hear it.
+func (n *node) heartbeat(now time.Time, to *node) Heartbeat {
+	h := Heartbeat{Node: n.id, Incarnation: n.inc, Name: n.name, Control: n.set.NextControl()}
+	for _, e := range n.set.Echoes(nil, now, 100) {
+		if e.Node == to.id && e.Incarnation == to.inc {
+			h.Echo = e
+		}
+	}
+	return h
+}
+
+func meet(t *testing.T, a, b *node) {
+	t.Helper()
+	for range 3 {
+		b.set.Heartbeat(t0, a.heartbeat(t0, b))
+		a.set.Heartbeat(t0, b.heartbeat(t0, a))
+	}
+	if a.set.Get(b.id) == nil || b.set.Get(a.id) == nil {
+		t.Fatal("two directors that hear each other do not admit each other")
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	a, b := newNode("a", 1, 1), newNode("b", 2, 1)
+	first := a.heartbeat(t0, b)
+	if _, v, e := b.set.Heartbeat(t0, first); v != WrongIncarnation || e != Nothing {
+		t.Errorf("first heartbeat: verdict %v, event %v", v, e)
+	}
+	if _, v := b.set.Stream(t0, a.id, a.inc, 1, 0); v != WrongIncarnation {
+		t.Errorf("stream of a candidate: %v", v)
+	}
+	a.set.Heartbeat(t0, b.heartbeat(t0, a))
+	p, v, e := b.set.Heartbeat(t0, a.heartbeat(t0, b))
+	if v != Accept || e != Admitted || p.Name != "a" || p.Incarnation != 1 {
+		t.Fatalf("heartbeat with a fresh echo: verdict %v, event %v", v, e)
+	}
+	if _, v := b.set.Stream(t0, a.id, a.inc, 1, 0); v != Accept {
+		t.Errorf("stream of an admitted peer: %v", v)
+	}
+	if _, v := b.set.Stream(t0, a.id, a.inc, 1, 0); v != Replayed {
+		t.Errorf("the same again: %v", v)
+	}
+	if _, v := b.set.Stream(t0, b.id, b.inc, 1, 0); v != Own {
+		t.Errorf("own datagram: %v", v)
+	}
+}
+
+// Everything that a said to b in its earlier life is said again, in order and out of order, after a came back: nothing counts.
+func TestReplayOfAnEarlierIncarnation(t *testing.T) {
+	a, b := newNode("a", 1, 1), newNode("b", 2, 1)
+	var taped []Heartbeat
+	for range 10 {
+		h := a.heartbeat(t0, b)
+		taped = append(taped, h)
+		b.set.Heartbeat(t0, h)
+		a.set.Heartbeat(t0, b.heartbeat(t0, a))
+	}
+	again := newNode("a", 3, 1)
+	meet(t, again, b)
+	for range 3 {
+		for _, h := range taped {
+			if _, v, e := b.set.Heartbeat(t0, h); v != WrongIncarnation || e != Nothing {
+				t.Fatalf("replayed heartbeat %d: verdict %v, event %v", h.Control, v, e)
+			}
+			b.heartbeat(t0, again) // b's own numbers go on
+		}
+	}
+	if p := b.set.Get(a.id); p.Incarnation != 3 {
+		t.Errorf("peer is incarnation %v", p.Incarnation)
+	}
+	// b restarts: the tape of the living incarnation, made for the old b, admits nobody either.
+	newB := newNode("b", 4, 1)
+	for range 3 {
+		h := again.heartbeat(t0, b)
+		newB.heartbeat(t0, again)
+		if _, v, _ := newB.set.Heartbeat(t0, h); v != WrongIncarnation {
+			t.Errorf("heartbeat that echoes the receiver's earlier incarnation: %v", v)
+		}
+	}
+}
+
+func TestNewIncarnationTakesOver(t *testing.T) {
+	a, b := newNode("a", 1, 1), newNode("b", 2, 1)
+	meet(t, a, b)
+	b.set.Stream(t0, a.id, a.inc, 900, 0)
+	again := newNode("a", 3, 1)
+	meet(t, again, b)
+	if _, v := b.set.Stream(t0, a.id, 1, 901, 0); v != WrongIncarnation {
+		t.Errorf("stream of the earlier incarnation: %v", v)
+	}
+	if _, v := b.set.Stream(t0, a.id, 3, 1, 0); v != Accept {
+		t.Errorf("stream of the new incarnation: %v", v)
+	}
+}
+
+func TestTwoLinks(t *testing.T) {
+	a, b := newNode("a", 1, 2), newNode("b", 2, 2)
+	meet(t, a, b)
+	for _, step := range []struct {
+		seq  uint64
+		link int
+		want Verdict
+	}{{1, 0, Accept}, {1, 1, Repeated}, {1, 1, Replayed}, {3, 1, Accept}, {2, 0, Accept}, {3, 0, Repeated}, {3, 0, Replayed}} {
+		if _, v := b.set.Stream(t0, a.id, a.inc, step.seq, step.link); v != step.want {
+			t.Errorf("sequence %d on link %d: %v, want %v", step.seq, step.link, v, step.want)
+		}
+	}
+}
+
+func TestLostAndReturned(t *testing.T) {
+	a, b := newNode("a", 1, 1), newNode("b", 2, 1)
+	meet(t, a, b)
+	var lost []string
+	note := func(p *Peer) { lost = append(lost, p.Name) }
+	b.set.Expire(t0.Add(time.Second), 2*time.Second, note)
+	b.set.Expire(t0.Add(3*time.Second), 2*time.Second, note)
+	b.set.Expire(t0.Add(4*time.Second), 2*time.Second, note)
+	if len(lost) != 1 || lost[0] != "a" || len(b.set.Echoes(nil, t0, 10)) != 0 {
+		t.Errorf("lost: %v, echoes %v", lost, b.set.Echoes(nil, t0, 10))
+	}
+	if _, v, e := b.set.Heartbeat(t0.Add(5*time.Second), a.heartbeat(t0, b)); v != Accept || e != Returned {
+		t.Errorf("heard again: verdict %v, event %v", v, e)
+	}
+}
+
+func TestNamesake(t *testing.T) {
+	a, twin := newNode("a", 1, 1), newNode("a", 2, 1)
+	old := Heartbeat{Node: a.id, Incarnation: 9, Control: 5, Echo: Echo{Incarnation: a.inc, Control: 0}}
+	for range 3 {
+		a.set.NextControl()
+		if _, v, e := a.set.Heartbeat(t0, old); v != WrongIncarnation || e != Nothing {
+			t.Errorf("replayed heartbeat of an earlier life: verdict %v, event %v", v, e)
+		}
+	}
+	events := map[Event]int{}
+	for range 4 {
+		_, _, e := a.set.Heartbeat(t0, twin.heartbeat(t0, a))
+		events[e]++
+		_, _, e = twin.set.Heartbeat(t0, a.heartbeat(t0, twin))
+		events[e]++
+	}
+	if events[Namesake] == 0 || events[Admitted] != 0 {
+		t.Errorf("events %v", events)
+	}
+	if _, v, _ := a.set.Heartbeat(t0, a.heartbeat(t0, a)); v != Own {
+		t.Errorf("own heartbeat: %v", v)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	b := newNode("b", 2, 1)
+	for i := range 2 * MaxPeers {
+		b.set.Heartbeat(t0, Heartbeat{Node: ID(i + 1), Incarnation: 1, Control: 1})
+	}
+	for i := range 100 {
+		b.set.Heartbeat(t0, Heartbeat{Node: 1, Incarnation: Incarnation(i + 1), Control: 1})
+	}
+	if n := len(b.set.peers); n != MaxPeers {
+		t.Errorf("%d peers", n)
+	}
+	if n := len(b.set.peers[1].candidates); n != maxCandidates {
+		t.Errorf("%d candidates", n)
+	}
+	b.set.Expire(t0.Add(time.Minute), time.Second, func(*Peer) {})
+	if n := len(b.set.peers) + len(b.set.order); n != 0 {
+		t.Errorf("%d strangers after a minute of silence", n)
+	}
+}
+
+func TestEchoesPage(t *testing.T) {
+	b := newNode("b", 2, 1)
+	for i := range 10 {
+		b.set.Heartbeat(t0, Heartbeat{Node: ID(i + 1), Incarnation: 1, Control: 1})
+	}
+	seen := map[ID]int{}
+	for range 10 {
+		for _, e := range b.set.Echoes(nil, t0, 4) {
+			seen[e.Node]++
+		}
+	}
+	for i := range 10 {
+		if seen[ID(i+1)] != 4 {
+			t.Errorf("node %d echoed %d times in 10 pages of 4", i+1, seen[ID(i+1)])
+		}
+	}
+}
+
+// The window agrees with a plain set of numbers.
+func TestWindow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var w Window
+		floor := rapid.Uint64Range(0, 1<<40).Draw(t, "floor")
+		w.Reset(floor)
+		seen, newest := map[uint64]bool{}, floor
+		for range rapid.IntRange(1, 300).Draw(t, "n") {
+			lo := newest - min(newest, 2*windowSize)
+			seq := rapid.Uint64Range(lo, newest+rapid.SampledFrom([]uint64{1, 70, windowSize, 3 * windowSize}).Draw(t, "reach")).Draw(t, "seq")
+			want := New
+			switch {
+			case seq <= floor || seq+windowSize <= newest:
+				want = Old
+			case seen[seq]:
+				want = Duplicate
+			}
+			if got := w.Add(seq); got != want {
+				t.Fatalf("Add(%d) with newest %d: %v, want %v", seq, newest, got, want)
+			}
+			if want == New {
+				seen[seq], newest = true, max(newest, seq)
+			}
+			if w.Newest() != newest || w.Missing() != newest-floor-uint64(len(seen)) {
+				t.Fatalf("newest %d, missing %d; want %d, %d", w.Newest(), w.Missing(), newest, newest-floor-uint64(len(seen)))
+			}
+		}
+	})
+}
+
+func TestIDs(t *testing.T) {
+	if got := IDOf("abc").String(); got != "ba7816bf8f01cfea" { // SHA-256("abc"), FIPS 180-4
+		t.Errorf("IDOf: %s", got)
+	}
+	if NewIncarnation() == NewIncarnation() {
+		t.Error("two incarnations are the same")
+	}
+}

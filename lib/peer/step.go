@@ -1,0 +1,189 @@
+package peer
+
+import (
+	"slices"
+	"time"
+)
+
+// Heartbeat takes an authenticated heartbeat into account. Only with Accept has it changed anything.
+func (s *Set) Heartbeat(now time.Time, h Heartbeat) (*Peer, Verdict, Event) {
+	if h.Node == s.self {
+		if h.Incarnation == s.incarnation {
+			return nil, Own, Nothing
+		}
+		return nil, WrongIncarnation, s.stranger(now, h)
+	}
+	p := s.peers[h.Node]
+	if p == nil {
+		if len(s.peers) >= MaxPeers {
+			return nil, Overflow, Nothing
+		}
+		p = &Peer{ID: h.Node, Links: make([]LinkState, s.links)}
+		s.peers[h.Node] = p
+		s.order = append(s.order, h.Node)
+	}
+	event := Nothing
+	if h.Incarnation != p.Incarnation || p.Incarnation == 0 {
+		var lives bool
+		if p.candidates, lives = s.prove(p.candidates, now, h); !lives {
+			return nil, WrongIncarnation, Nothing
+		}
+		p.admit(h)
+		event = Admitted
+	}
+	switch p.arrived(now, h.Link, h.Control, true) {
+	case Duplicate:
+		return p, Repeated, event
+	case Old:
+		return p, Replayed, event
+	}
+	if p.Lost {
+		p.Lost = false
+		if event == Nothing {
+			event = Returned
+		}
+	}
+	p.LastHeard = now
+	if h.Control == p.Control.Newest() { // an overtaken heartbeat says nothing newer
+		p.Name, p.Synced, p.Uptime = h.Name, h.Synced, h.Uptime
+		p.Announced = max(p.Announced, h.Stream)
+		p.Echoed = h.Echo
+	}
+	return p, Accept, event
+}
+
+// Stream takes the sequence number of an authenticated stream datagram into account. The peer is nil unless admitted.
+func (s *Set) Stream(now time.Time, id ID, inc Incarnation, seq uint64, link int) (*Peer, Verdict) {
+	if id == s.self && inc == s.incarnation {
+		return nil, Own
+	}
+	p := s.peers[id]
+	if p == nil || p.Incarnation == 0 || p.Incarnation != inc {
+		return nil, WrongIncarnation
+	}
+	switch p.arrived(now, link, seq, false) {
+	case Duplicate:
+		return p, Repeated
+	case Old:
+		return p, Replayed
+	}
+	return p, Accept
+}
+
+// admit makes h's incarnation the peer's. What it sent before this heartbeat does not count: it was not proved to be fresh.
+func (p *Peer) admit(h Heartbeat) {
+	p.Incarnation, p.Name = h.Incarnation, h.Name
+	p.Control.Reset(h.Control - 1)
+	p.Stream.Reset(h.Stream)
+	p.Announced = h.Stream
+	p.candidates, p.Lost = nil, false
+	for i := range p.Links {
+		l := &p.Links[i]
+		l.control.Reset(h.Control - 1)
+		l.stream.Reset(h.Stream)
+	}
+}
+
+// arrived files a sequence number. A number that another link brought is a Duplicate, one that this link brought before is Old.
+func (p *Peer) arrived(now time.Time, link int, seq uint64, control bool) Arrival {
+	l := &p.Links[link]
+	all, one := &p.Stream, &l.stream
+	if control {
+		all, one = &p.Control, &l.control
+	}
+	if one.Add(seq) != New {
+		return Old
+	}
+	l.LastHeard = now
+	return all.Add(seq)
+}
+
+// prove looks whether h shows that its incarnation lives now, and otherwise keeps it among the candidates.
+func (s *Set) prove(cs []candidate, now time.Time, h Heartbeat) ([]candidate, bool) {
+	i := slices.IndexFunc(cs, func(c candidate) bool { return c.incarnation == h.Incarnation })
+	if i < 0 {
+		if len(cs) >= maxCandidates {
+			oldest := 0
+			for j := range cs {
+				if cs[j].heard.Before(cs[oldest].heard) {
+					oldest = j
+				}
+			}
+			cs = slices.Delete(cs, oldest, oldest+1)
+		}
+		cs = append(cs, candidate{incarnation: h.Incarnation, since: s.control})
+		i = len(cs) - 1
+	}
+	c := &cs[i]
+	if h.Control > c.control {
+		c.control, c.stream = h.Control, h.Stream
+	}
+	c.heard = now
+	return cs, h.Echo.Incarnation == s.incarnation && h.Echo.Control > c.since
+}
+
+// stranger handles a heartbeat under this director's own name.
+func (s *Set) stranger(now time.Time, h Heartbeat) Event {
+	var lives bool
+	if s.namesake, lives = s.prove(s.namesake, now, h); lives {
+		return Namesake
+	}
+	return Nothing
+}
+
+// Expire marks peers as lost that were not heard for deadtime and forgets candidates. lost is called for each that is lost now.
+func (s *Set) Expire(now time.Time, deadtime time.Duration, lost func(*Peer)) {
+	stale := func(c candidate) bool { return now.Sub(c.heard) > candidateAge }
+	s.namesake = slices.DeleteFunc(s.namesake, stale)
+	s.order = slices.DeleteFunc(s.order, func(id ID) bool {
+		p := s.peers[id]
+		p.candidates = slices.DeleteFunc(p.candidates, stale)
+		if p.Incarnation == 0 {
+			if len(p.candidates) == 0 {
+				delete(s.peers, id)
+				return true
+			}
+			return false
+		}
+		if !p.Lost && now.Sub(p.LastHeard) > deadtime {
+			p.Lost = true
+			lost(p)
+		}
+		return false
+	})
+}
+
+// Forget drops a peer that will not come back, so that it no longer shows up and its place is free.
+func (s *Set) Forget(id ID) {
+	delete(s.peers, id)
+	s.order = slices.DeleteFunc(s.order, func(o ID) bool { return o == id })
+}
+
+// Echoes appends what the next heartbeat tells the others: up to limit echoes, going round from call to call when there are more.
+// Candidates are echoed too, or nobody would ever be admitted; lost peers are not.
+func (s *Set) Echoes(dst []Echo, now time.Time, limit int) []Echo {
+	var all []Echo
+	add := func(id ID, cs []candidate) {
+		for _, c := range cs {
+			all = append(all, Echo{Node: id, Incarnation: c.incarnation, Control: c.control, Stream: c.stream, Age: now.Sub(c.heard)})
+		}
+	}
+	for _, id := range s.order {
+		p := s.peers[id]
+		if p.Incarnation != 0 && !p.Lost {
+			all = append(all, Echo{Node: id, Incarnation: p.Incarnation, Control: p.Control.Newest(),
+				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard)})
+		}
+		add(id, p.candidates)
+	}
+	add(s.self, s.namesake)
+	if len(all) <= limit {
+		s.page = 0
+		return append(dst, all...)
+	}
+	for range limit {
+		dst = append(dst, all[s.page%len(all)])
+		s.page++
+	}
+	return dst
+}
