@@ -37,7 +37,7 @@ func StateName(proto uint8, state uint16, template bool) string {
 	return "state-" + strconv.Itoa(int(state))
 }
 
-// ProtocolName returns the name of an IP protocol in small letters, or its number, as in "proto-47".
+// ProtocolName returns the name of an IP protocol in small letters, or its decimal number.
 func ProtocolName(proto uint8) string {
 	switch proto {
 	case ProtocolIP:
@@ -57,7 +57,7 @@ func ProtocolName(proto uint8) string {
 	case ProtocolSCTP:
 		return "sctp"
 	}
-	return "proto-" + strconv.Itoa(int(proto))
+	return strconv.Itoa(int(proto))
 }
 
 var (

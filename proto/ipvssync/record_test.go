@@ -325,7 +325,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("StateName(%d, %d, %v) = %q, want %q", tt.proto, tt.state, tt.template, got, tt.want)
 		}
 	}
-	for proto, want := range map[uint8]string{0: "ip", 6: "tcp", 17: "udp", 47: "proto-47", 50: "esp", 51: "ah", 132: "sctp"} {
+	for proto, want := range map[uint8]string{0: "ip", 6: "tcp", 17: "udp", 47: "47", 50: "esp", 51: "ah", 132: "sctp"} {
 		if got := ProtocolName(proto); got != want {
 			t.Errorf("ProtocolName(%d) = %q, want %q", proto, got, want)
 		}
