@@ -167,3 +167,6 @@ func enterNew() (*NS, error) {
 	}
 	return &NS{handle: h}, nil
 }
+
+// Fd returns the namespace's descriptor, which belongs to the NS.
+func (n *NS) Fd() int { return int(n.handle) }
