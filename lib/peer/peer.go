@@ -66,6 +66,7 @@ type Echo struct {
 	Control     uint64        // newest control sequence number heard
 	Stream      uint64        // newest stream sequence number heard
 	Age         time.Duration // since it was last heard
+	Counts      bool          // what this incarnation sends is used
 }
 
 // Heartbeat is what this package needs of a heartbeat that has been authenticated.

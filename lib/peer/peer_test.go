@@ -41,6 +41,9 @@ func meet(t *testing.T, a, b *node) {
 	if a.set.Get(b.id) == nil || b.set.Get(a.id) == nil {
 		t.Fatal("two directors that hear each other do not admit each other")
 	}
+	if !a.set.Get(b.id).Echoed.Counts || !b.set.Get(a.id).Echoed.Counts {
+		t.Fatal("they do not know that they count")
+	}
 }
 
 func TestAdmission(t *testing.T) {

@@ -172,7 +172,7 @@ func (s *Set) Echoes(dst []Echo, now time.Time, limit int) []Echo {
 		p := s.peers[id]
 		if p.Incarnation != 0 && !p.Lost {
 			all = append(all, Echo{Node: id, Incarnation: p.Incarnation, Control: p.Control.Newest(),
-				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard)})
+				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard), Counts: true})
 		}
 		add(id, p.candidates)
 	}

@@ -36,7 +36,7 @@ func TableItemAt(body []byte, i int) TableItem {
 // Sizes of a heartbeat's body.
 const (
 	heartbeatLen = 20
-	echoLen      = 36
+	echoLen      = 40
 	// MaxName is the longest node name in bytes.
 	MaxName = 63
 	// MaxEchoes is how many echoes fit into one heartbeat beside the longest name.
@@ -59,7 +59,11 @@ type Echo struct {
 	Control     uint64 // newest control sequence number
 	Stream      uint64 // newest stream sequence number
 	Age         uint32 // milliseconds since it was last heard
+	Flags       uint8  // EchoCounts
 }
+
+// EchoCounts in an Echo says that the sender uses what this incarnation of the node sends.
+const EchoCounts = 0x01
 
 // AppendHeartbeat appends the body of a heartbeat with the echoes. On an error b is returned unchanged.
 func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {
@@ -79,6 +83,7 @@ func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {
 		b = binary.BigEndian.AppendUint64(b, e.Control)
 		b = binary.BigEndian.AppendUint64(b, e.Stream)
 		b = binary.BigEndian.AppendUint32(b, e.Age)
+		b = append(b, e.Flags, 0, 0, 0)
 	}
 	b = append(b, h.Name...)
 	for range -len(h.Name) & 3 {
@@ -96,6 +101,11 @@ func ParseHeartbeat(body []byte) (Heartbeat, error) {
 	end := heartbeatLen + n*echoLen
 	if name > MaxName || len(body) != end+(name+3)&^3 || body[18]|body[19] != 0 {
 		return Heartbeat{}, fmt.Errorf("heartbeat with %d echoes in %d bytes: %w", n, len(body), ErrBody)
+	}
+	for e := body[heartbeatLen:end]; len(e) > 0; e = e[echoLen:] {
+		if e[37]|e[38]|e[39] != 0 {
+			return Heartbeat{}, fmt.Errorf("heartbeat with a reserved echo field that is not zero: %w", ErrBody)
+		}
 	}
 	for _, c := range body[end+name:] {
 		if c != 0 {
@@ -120,6 +130,7 @@ func (h *Heartbeat) Echoes() iter.Seq[Echo] {
 				Control:     binary.BigEndian.Uint64(e[16:]),
 				Stream:      binary.BigEndian.Uint64(e[24:]),
 				Age:         binary.BigEndian.Uint32(e[32:]),
+				Flags:       e[36],
 			}) {
 				return
 			}

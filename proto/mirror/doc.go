@@ -44,12 +44,14 @@
 //	16  1   number of echoes
 //	17  1   length of the node name
 //	18  2   reserved, zero
-//	20  ..  echoes, 36 bytes each:
+//	20  ..  echoes, 40 bytes each:
 //	          0  8  node heard
 //	          8  8  its incarnation
 //	          16 8  newest control sequence number heard from it
 //	          24 8  newest stream sequence number heard from it
 //	          32 4  age: milliseconds since it was last heard
+//	          36 1  flags (EchoCounts)
+//	          37 3  reserved, zero
 //	..  ..  node name, then zero bytes to a multiple of 4
 //
 // A sender with more peers than fit pages through them from heartbeat to heartbeat.

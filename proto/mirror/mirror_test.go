@@ -114,14 +114,14 @@ func TestParseTrailerHostile(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	h := Heartbeat{Uptime: 0x0102, Stream: 0x0304, Name: "lvs1"}
-	echoes := []Echo{{Node: 1, Incarnation: 2, Control: 3, Stream: 4, Age: 5}, {Node: 6, Age: 7}}
+	echoes := []Echo{{Node: 1, Incarnation: 2, Control: 3, Stream: 4, Age: 5, Flags: EchoCounts}, {Node: 6, Age: 7}}
 	b, err := AppendHeartbeat(nil, &h, echoes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := unhex(t, `0000000000000102 0000000000000304 02 04 0000
-		0000000000000001 0000000000000002 0000000000000003 0000000000000004 00000005
-		0000000000000006 0000000000000000 0000000000000000 0000000000000000 00000007
+		0000000000000001 0000000000000002 0000000000000003 0000000000000004 00000005 01 000000
+		0000000000000006 0000000000000000 0000000000000000 0000000000000000 00000007 00 000000
 		6c767331`)
 	if diff := cmp.Diff(want, b); diff != "" {
 		t.Fatalf("AppendHeartbeat (-want +got):\n%s", diff)
