@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"saru/lib/control"
+	"saru/lib/seal"
+)
+
+// daemon serves what syncd would, until the test ends, and returns its socket.
+func daemon(t *testing.T, status control.SyncStatus, connections ...control.Connection) string {
+	t.Helper()
+	var s control.Server
+	s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) { return status, nil })
+	s.HandleStream(control.PathSyncConnections, func(_ context.Context, q url.Values, emit func(any) error) error {
+		f, err := control.ParseConnectionFilter(q)
+		if err != nil {
+			return err
+		}
+		for _, c := range connections {
+			if !f.MatchNames(c.Protocol, c.State, c.Origin) {
+				continue
+			}
+			if err := emit(c); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	path := filepath.Join(t.TempDir(), "syncd.sock")
+	l, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return path
+}
+
+// output of one run.
+type output struct {
+	code           int
+	stdout, stderr string
+}
+
+func saructl(t *testing.T, args ...string) output {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), args, &stdout, &stderr)
+	return output{code, stdout.String(), stderr.String()}
+}
+
+func TestSync(t *testing.T) {
+	counters := control.NewSyncCounter()
+	counters[control.DropForged] = 3
+	good := daemon(t, control.SyncStatus{
+		Node: "d1", Synced: true, Connections: control.SyncCounts{Local: 7, Remote: 12},
+		Peers: []control.SyncPeer{
+			{Node: "d3", Incarnation: "00000000000000ff", Sequence: 9, Missing: 1, LastHeardMS: 40, Synced: true},
+			{Node: "d2", Incarnation: "0123456789abcdef", Sequence: 12345, LastHeardMS: 7},
+		},
+		LagMS: control.Lag{P50: 12.34, P99: 45}, Counters: counters,
+	},
+		control.Connection{Family: "ipv4", Protocol: "tcp", Client: "192.0.2.1:40000", Virtual: "198.51.100.1:80", Real: "10.0.0.1:80", State: "ESTABLISHED", Flags: []string{"masq", "sync"}, Origin: "d2", ExpiresS: 899},
+		control.Connection{Family: "ipv6", Protocol: "udp", Client: "[2001:db8::9]:53", Virtual: "[2001:db8::1]:53", Real: "[2001:db8::2]:53", State: "UDP", Flags: []string{}, Origin: "d1", ExpiresS: 3},
+	)
+	joining := daemon(t, control.SyncStatus{Node: "d1", Peers: []control.SyncPeer{}, Counters: control.SyncCounter{}})
+	tests := []struct {
+		args string
+		want output
+	}{
+		{"sync status --control " + good, output{0, `node              d1
+synced            yes
+connections       7 local, 12 remote
+lag               p50 12.3 ms, p99 45.0 ms
+peers             2
+drop_forged       3
+drop_incarnation  0
+drop_replayed     0
+drop_truncated    0
+drop_unknown_key  0
+drop_unsigned     0
+
+PEER  SYNCED  LAST HEARD  SEQUENCE  MISSING  INCARNATION
+d2    no      7 ms        12345     0        0123456789abcdef
+d3    yes     40 ms       9         1        00000000000000ff
+`, ""}},
+		{"--control " + joining + " sync status --json", output{1, `{"node":"d1","synced":false,"connections":{"local":0,"remote":0},"peers":[],"lag_ms":{"p50":0,"p99":0},"counters":{}}
+`, ""}},
+		{"sync peers --json --control " + good, output{0, `[{"node":"d3","incarnation":"00000000000000ff","sequence":9,"missing":1,"last_heard_ms":40,"synced":true},{"node":"d2","incarnation":"0123456789abcdef","sequence":12345,"missing":0,"last_heard_ms":7,"synced":false}]
+`, ""}},
+		{"sync peers --control " + joining, output{0, "PEER  SYNCED  LAST HEARD  SEQUENCE  MISSING  INCARNATION\n", ""}},
+		{"sync connections --control " + good, output{0, `PROTOCOL  CLIENT            VIRTUAL           REAL              STATE        ORIGIN  EXPIRES  FLAGS
+tcp       192.0.2.1:40000   198.51.100.1:80   10.0.0.1:80       ESTABLISHED  d2      899s     masq,sync
+udp       [2001:db8::9]:53  [2001:db8::1]:53  [2001:db8::2]:53  UDP          d1      3s
+`, ""}},
+		{"sync connections --json --protocol UDP --control " + good, output{0, `{"family":"ipv6","protocol":"udp","client":"[2001:db8::9]:53","virtual":"[2001:db8::1]:53","real":"[2001:db8::2]:53","state":"UDP","flags":[],"origin":"d1","expires_s":3}
+`, ""}},
+		{"sync connections --origin nobody --json --control " + good, output{0, "", ""}},
+
+		{"sync status --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock\n"}},
+		{"sync connections --json --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock\n"}},
+		{"", output{2, "", "saructl: a command is required: see saructl --help\n"}},
+		{"frobnicate", output{2, "", "saructl: unknown command \"frobnicate\" for \"saructl\": see saructl --help\n"}},
+		{"sync", output{2, "", "saructl: sync: a command is required: status, peers or connections\n"}},
+		{"sync frobnicate", output{2, "", "saructl: unknown command \"frobnicate\" for \"saructl sync\": see saructl --help\n"}},
+		{"sync status --frobnicate", output{2, "", "saructl: unknown flag: --frobnicate: see saructl --help\n"}},
+		{"sync status extra", output{2, "", "saructl: unknown command \"extra\" for \"saructl sync status\": see saructl --help\n"}},
+		{"sync connections --client 1.2.3", output{2, "", "saructl: --client: \"1.2.3\" must be ADDR, ADDR/BITS, ADDR:PORT, [ADDR]:PORT or :PORT\n"}},
+		{"genkey --id 256", output{2, "", "saructl: invalid argument \"256\" for \"--id\" flag: must be a number from 1 to 255: see saructl --help\n"}},
+		{"check nonsense", output{2, "", "saructl: check nonsense: one of syncd, saru may be named, options for it follow after --: see saructl --help\n"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.args, func(t *testing.T) {
+			got := saructl(t, strings.Fields(tt.args)...)
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(output{})); diff != "" {
+				t.Errorf("output (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestManyConnections prints more rows than decide the widths.
+func TestManyConnections(t *testing.T) {
+	var all []control.Connection
+	for i := range 3 * sample {
+		all = append(all, control.Connection{Protocol: "tcp", Client: fmt.Sprintf("192.0.2.1:%d", i)})
+	}
+	got := saructl(t, "sync", "connections", "--control", daemon(t, control.SyncStatus{}, all...))
+	if n := strings.Count(got.stdout, "\n"); n != len(all)+1 || got.code != 0 {
+		t.Errorf("%d lines and status %d, want %d and 0 (%s)", n, got.code, len(all)+1, got.stderr)
+	}
+}
+
+// TestGenkey reads the key file as the daemons do.
+func TestGenkey(t *testing.T) {
+	one, two := saructl(t, "genkey"), saructl(t, "genkey", "--id", "200")
+	if one.code != 0 || two.code != 0 {
+		t.Fatalf("genkey: %+v, %+v", one, two)
+	}
+	name := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(name, []byte(one.stdout+two.stdout), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := seal.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(keys) != 2 || keys[0].ID != 1 || keys[1].ID != 200 || len(keys[0].Secret) != keyBytes || bytes.Equal(keys[0].Secret, keys[1].Secret) {
+		t.Errorf("keys are %v", keys)
+	}
+	var key struct {
+		ID  int
+		Key string
+	}
+	if err := json.Unmarshal([]byte(saructl(t, "genkey", "--json").stdout), &key); err != nil || key.ID != 1 || len(key.Key) != 2*keyBytes {
+		t.Errorf("genkey --json: %+v (%v)", key, err)
+	}
+}
+
+// TestCheck runs a daemon that only shows how it was called.
+func TestCheck(t *testing.T) {
+	folder := t.TempDir()
+	script := "#!/bin/sh\necho \"$@\"\necho problem >&2\nexit 1\n"
+	if err := os.WriteFile(filepath.Join(folder, "syncd"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", folder+":/usr/bin:/bin")
+	tests := []struct {
+		args []string
+		want output
+	}{
+		{[]string{"check", "syncd", "--config", "/c"}, output{1, "--check --config /c\nproblem\n", ""}},
+		{[]string{"check", "syncd", "--", "--interface", "eth0"}, output{1, "--check --interface eth0\nproblem\n", ""}},
+		{[]string{"check", "syncd", "--json"}, output{1, `[{"daemon":"syncd","status":1,"lines":["--check","problem"]}]` + "\n", ""}},
+	}
+	for _, tt := range tests {
+		if diff := cmp.Diff(tt.want, saructl(t, tt.args...), cmp.AllowUnexported(output{})); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.args, diff)
+		}
+	}
+	if path, err := find("no-such-daemon"); err == nil || err.Error() != "no-such-daemon is not installed" {
+		t.Errorf("find: %q, %v", path, err)
+	}
+}
