@@ -152,7 +152,7 @@ func (o *Options) flags() *pflag.FlagSet {
 		"name of this director in the farm (default: the host name)")
 	v(config.List(&o.Interfaces, "IF", config.Interface), "interface",
 		"interface to mirror over; required, repeatable")
-	v(config.Value(&o.Group, "ADDR:PORT", parseGroup), "group",
+	v(config.Value(&o.Group, "ADDR:PORT", config.Group), "group",
 		"multicast group of the farm; IPv6 as [ff02::81]:8848")
 	v(config.Value(&o.KeyFile, "FILE", config.Path), "key_file",
 		"keys that sign and verify messages, mode 0600; saructl genkey makes one")
@@ -231,28 +231,6 @@ func parseNode(s string) (string, error) {
 		return "", fmt.Errorf("must be 1 to %d letters, digits, '.', '-' and '_', beginning with none of '.' and '-'", maxNode)
 	}
 	return s, nil
-}
-
-func parseGroup(s string) (netip.AddrPort, error) {
-	form := errors.New("must be a multicast address with a port, such as 224.0.0.81:8848 or [ff02::81]:8848")
-	g, err := netip.ParseAddrPort(s)
-	if err != nil || g.Port() == 0 {
-		return netip.AddrPort{}, form
-	}
-	a := g.Addr()
-	switch {
-	case a.Zone() != "":
-		return netip.AddrPort{}, errors.New("must be without a zone: --interface says where")
-	case a.Is4In6():
-		a = a.Unmap()
-	}
-	if !a.IsMulticast() {
-		return netip.AddrPort{}, form
-	}
-	if a.IsInterfaceLocalMulticast() {
-		return netip.AddrPort{}, errors.New("must be a group that leaves the machine: ff02:: or wider")
-	}
-	return netip.AddrPortFrom(a, g.Port()), nil
 }
 
 func parseMetrics(s string) (string, error) {

@@ -81,6 +81,6 @@ func newRoot(a *app) *cobra.Command {
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.PersistentFlags().StringVar(&a.control, "control", "", "ask at this control `PATH` (default: the daemon's own, /run/saru/syncd.sock)")
-	root.AddCommand(a.syncCommand(), a.genkeyCommand(), a.checkCommand())
+	root.AddCommand(a.syncCommand(), a.genkeyCommand(), a.checkCommand(), a.inspectCommand())
 	return root
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,4 +168,27 @@ func Interface(s string) (string, error) {
 		return "", fmt.Errorf("must be the name of an interface: 1 to %d bytes without space, '/', ':' and '%%'", maxInterface)
 	}
 	return s, nil
+}
+
+// Group reads a multicast group with its port, ADDR:PORT or [ADDR]:PORT.
+func Group(s string) (netip.AddrPort, error) {
+	form := errors.New("must be a multicast address with a port, such as 224.0.0.81:8848 or [ff02::81]:8848")
+	g, err := netip.ParseAddrPort(s)
+	if err != nil || g.Port() == 0 {
+		return netip.AddrPort{}, form
+	}
+	a := g.Addr()
+	switch {
+	case a.Zone() != "":
+		return netip.AddrPort{}, errors.New("must be without a zone: --interface says where")
+	case a.Is4In6():
+		a = a.Unmap()
+	}
+	if !a.IsMulticast() {
+		return netip.AddrPort{}, form
+	}
+	if a.IsInterfaceLocalMulticast() {
+		return netip.AddrPort{}, errors.New("must be a group that leaves the machine: ff02:: or wider")
+	}
+	return netip.AddrPortFrom(a, g.Port()), nil
 }
