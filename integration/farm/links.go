@@ -209,9 +209,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// unplug takes the node's links away, at the hub's side and both directions
-// at once.
-func (n *Node) unplug() error {
+// ports calls fn for the hub's end of each of the node's links.
+func (n *Node) ports(fn func(*netlink.Handle, netlink.Link) error) error {
 	if n.role == hub || !n.farm.hub.On() {
 		return nil
 	}
@@ -223,14 +222,25 @@ func (n *Node) unplug() error {
 				continue
 			}
 			if err == nil {
-				err = errors.Join(h.LinkSetDown(link), h.LinkDel(link))
+				err = fn(h, link)
 			}
 			if err != nil {
-				errs = append(errs, fmt.Errorf("cut link to %s: %w", s, err))
+				errs = append(errs, fmt.Errorf("link of %s to %s: %w", n.Name, s, err))
 			}
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// cut silences the node on all segments, within a few milliseconds.
+func (n *Node) cut() error {
+	return n.ports(func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) })
+}
+
+// unplug removes the links. Each takes the kernel a while (it waits for
+// readers of its tables), so this comes after cut.
+func (n *Node) unplug() error {
+	return n.ports(func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) })
 }
 
 // SetLink sets the node's link to a segment up or down, at the hub's side: as

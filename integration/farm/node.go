@@ -76,12 +76,12 @@ func (n *Node) PowerOff() error {
 	if a == nil {
 		return nil
 	}
-	err := n.unplug()
+	err := n.cut()
 	a.kill()
 	for _, p := range procs {
 		<-p.done
 	}
-	if err != nil {
+	if err := errors.Join(err, n.unplug()); err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	return nil

@@ -52,6 +52,7 @@ type Download struct {
 	Local        netip.AddrPort // the client's end
 	Target       netip.AddrPort
 	Began, Ended time.Time
+	Last         time.Time // when something was received last
 	Bytes, Want  int
 	State        State
 	Why          string // of Cut: reset, stalled, closed early, wrong content, no connection
@@ -181,7 +182,7 @@ func (f *Fleet) download(ctx context.Context, j Job, o Order, d *Download, begun
 			return
 		}
 		got += n
-		f.set(func() { d.Bytes = got })
+		f.set(func() { d.Bytes, d.Last = got, time.Now() })
 		if ctx.Err() != nil {
 			end(Cut, "given up")
 			return

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config describes one run.
@@ -129,6 +131,9 @@ func (cfg *Config) job() *job {
 		Hostname: "lab", Timeout: cfg.Timeout, Network: len(cfg.Segments) > 0,
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root", "LAB_OUT=" + guestOut, "LAB_KERNEL=" + cfg.Kernel},
 	}
+	if terminal(cfg.Stdout) {
+		j.Env = append(j.Env, "LAB_TTY=1") // in the guest output is a pipe
+	}
 	for _, a := range cfg.Args {
 		// go test's record of the files that a test opened is for its result
 		// cache; the path does not exist in the guest.
@@ -145,6 +150,16 @@ func (cfg *Config) job() *job {
 		}
 	}
 	return j
+}
+
+// terminal tells whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // products are the project's own programs; they are put where a package would
