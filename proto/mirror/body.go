@@ -107,6 +107,11 @@ func ParseHeartbeat(body []byte) (Heartbeat, error) {
 			return Heartbeat{}, fmt.Errorf("heartbeat with a reserved echo field that is not zero: %w", ErrBody)
 		}
 	}
+	for _, c := range body[end : end+name] {
+		if c <= ' ' || c > '~' {
+			return Heartbeat{}, fmt.Errorf("heartbeat with a name that is not printable: %w", ErrBody)
+		}
+	}
 	for _, c := range body[end+name:] {
 		if c != 0 {
 			return Heartbeat{}, fmt.Errorf("heartbeat with padding that is not zero: %w", ErrBody)

@@ -52,7 +52,7 @@
 //	          32 4  age: milliseconds since it was last heard
 //	          36 1  flags (EchoCounts)
 //	          37 3  reserved, zero
-//	..  ..  node name, then zero bytes to a multiple of 4
+//	..  ..  node name in printable ASCII without spaces, then zero bytes to a multiple of 4
 //
 // A sender with more peers than fit pages through them from heartbeat to heartbeat.
 package mirror

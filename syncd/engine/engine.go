@@ -56,8 +56,9 @@ type Config struct {
 	Links       []string // names of the interfaces
 	SyncID      uint8
 	Auth        Auth
-	Ring        *seal.Ring     // nil: --insecure
-	Tick        netip.AddrPort // virtual service of the tap's own connection, which is never mirrored
+	Ring        *seal.Ring                              // nil: --insecure
+	Tick        netip.AddrPort                          // virtual service of the tap's own connection, which is never mirrored
+	OnTick      func(now time.Time, r *ipvssync.Record) // told of records of that connection; may be nil
 
 	TemplatesOnly bool      // --mirror templates
 	Services      []Service // --mirror_service; none: all
@@ -125,3 +126,12 @@ func (e *Engine) Failure() error { return e.failure }
 
 // Counters returns a copy of the counters.
 func (e *Engine) Counters() Counters { return e.counters }
+
+// Node returns the name of this director.
+func (e *Engine) Node() string { return e.cfg.Node }
+
+// Incarnation returns the incarnation of this daemon.
+func (e *Engine) Incarnation() peer.Incarnation { return e.cfg.Incarnation }
+
+// SetKeys changes how datagrams are signed and verified from now on.
+func (e *Engine) SetKeys(auth Auth, ring *seal.Ring) { e.cfg.Auth, e.cfg.Ring = auth, ring }

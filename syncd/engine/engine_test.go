@@ -197,8 +197,11 @@ func TestLiveUpdate(t *testing.T) {
 	tick.Virtual = tickVS
 	dirty := conn(2)
 	dirty.Flags = ipvssync.FlagSeqMask | ipvssync.FlagHashed
-	if !f.all["a"].FromTap(f.now, kernelMessage(t, conn(1), tick, dirty)) {
-		t.Error("the tick was not noticed")
+	ticks := 0
+	f.all["a"].cfg.OnTick = func(time.Time, *ipvssync.Record) { ticks++ }
+	f.all["a"].FromTap(f.now, kernelMessage(t, conn(1), tick, dirty))
+	if ticks != 1 {
+		t.Errorf("told of %d ticks", ticks)
 	}
 	f.all["a"].Flush()
 	f.deliver()

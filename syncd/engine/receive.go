@@ -144,6 +144,9 @@ func (e *Engine) heard(now time.Time, link int, t *mirror.Trailer) (Counter, boo
 	if err != nil {
 		return DropTruncated, true
 	}
+	if sender := peer.ID(t.Sender); sender != e.self && sender != peer.IDOf(hb.Name) {
+		return DropTruncated, true
+	}
 	h := peer.Heartbeat{
 		Node: peer.ID(t.Sender), Incarnation: peer.Incarnation(t.Incarnation), Name: hb.Name, Control: t.Sequence, Stream: hb.Stream,
 		Uptime: time.Duration(hb.Uptime) * time.Millisecond, Synced: t.Flags&mirror.FlagSynced != 0, Link: link,

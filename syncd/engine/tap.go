@@ -10,14 +10,14 @@ import (
 	"saru/syncd/table"
 )
 
-// FromTap takes one message of this director's kernel. It reports whether the tap's own connection was in it. What is gathered goes
-// out when a datagram is full, and on Flush: call that when the tap has nothing more to read.
-func (e *Engine) FromTap(now time.Time, b []byte) (tick bool) {
+// FromTap takes one message of this director's kernel. What is gathered goes out when a datagram is full, and on Flush: call that
+// when the tap has nothing more to read.
+func (e *Engine) FromTap(now time.Time, b []byte) {
 	e.counters[TapMessages]++
 	msg, err := ipvssync.Parse(b)
 	if err != nil {
 		e.counters[TapDamaged]++
-		return false
+		return
 	}
 	r := msg.Reader()
 	for {
@@ -30,10 +30,12 @@ func (e *Engine) FromTap(now time.Time, b []byte) (tick bool) {
 			if !errors.Is(err, ipvssync.ErrEnd) {
 				e.counters[TapDamaged]++
 			}
-			return tick
+			return
 		}
 		if e.rec.Virtual == e.cfg.Tick {
-			tick = true
+			if e.cfg.OnTick != nil {
+				e.cfg.OnTick(now, &e.rec)
+			}
 			continue
 		}
 		e.local(now, &e.rec)

@@ -1,0 +1,161 @@
+package syncd
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"saru/lib/control"
+	"saru/proto/ipvssync"
+	"saru/syncd/engine"
+	"saru/syncd/table"
+)
+
+// incarnation returns the incarnation as logs print it.
+func (m *Mirrorer) incarnation() (s string) {
+	m.With(func(e *engine.Engine) { s = e.Incarnation().String() })
+	return s
+}
+
+// controlServer answers saructl.
+func (m *Mirrorer) controlServer() *control.Server {
+	var s control.Server
+	s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) { return m.Status(), nil })
+	s.HandleStream(control.PathSyncConnections, m.connections)
+	return &s
+}
+
+// Status returns what `saructl sync status` shows.
+func (m *Mirrorer) Status() control.SyncStatus {
+	now := time.Now()
+	var st engine.Status
+	var node string
+	m.With(func(e *engine.Engine) { st, node = e.Status(now), e.Node() })
+	p50, p99 := m.lag.quantiles()
+	out := control.SyncStatus{
+		Node: node, Synced: st.Synced,
+		Connections: control.SyncCounts{Local: st.Local, Remote: st.Total - st.Local},
+		Peers:       []control.SyncPeer{},
+		LagMS:       control.Lag{P50: milliseconds(p50), P99: milliseconds(p99)},
+		Counters:    control.NewSyncCounter(),
+	}
+	for _, p := range st.Peers {
+		out.Peers = append(out.Peers, control.SyncPeer{
+			Node: p.Name, Incarnation: p.Incarnation.String(), Sequence: p.Sequence, Missing: p.Missing,
+			LastHeardMS: now.Sub(p.LastHeard).Milliseconds(), Synced: p.Synced,
+		})
+	}
+	for name, v := range st.Counter.All {
+		out.Counters[name] = v
+	}
+	for name, v := range m.ioCounters() {
+		out.Counters[name] = v
+	}
+	return out
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// ioCounters are those of sockets and tap.
+func (m *Mirrorer) ioCounters() map[string]uint64 {
+	c := map[string]uint64{"io_failures": m.dropped.total.Load()}
+	for _, l := range m.conn.Links() {
+		c["socket_dropped"] += l.Dropped()
+	}
+	if _, dropped, err := m.tap.Queued(); err == nil {
+		c["kernel_dropped"] = dropped
+	}
+	if k, ok := m.tap.(interface{ Ignored() uint64 }); ok {
+		c["tap_ignored"] = k.Ignored()
+	}
+	return c
+}
+
+// connections streams what `saructl sync connections` shows. The engine is held for a thousand entries at a time.
+func (m *Mirrorer) connections(_ context.Context, q url.Values, emit func(any) error) error {
+	filter, err := control.ParseConnectionFilter(q)
+	if err != nil {
+		return err
+	}
+	var found []control.Connection
+	for c := (table.Cursor{}); !c.Done; {
+		found = found[:0]
+		now := time.Now()
+		m.With(func(e *engine.Engine) {
+			c = e.Walk(now, c, 1000, func(en *table.Entry, origin string) bool {
+				r := &en.Record
+				if filter.MatchEndpoints(r.Client, r.Virtual, r.Real) {
+					found = append(found, connection(r, origin, en.Remaining))
+				}
+				return true
+			})
+		})
+		for i := range found {
+			if f := &found[i]; filter.MatchNames(f.Protocol, f.State, f.Origin) {
+				if err := emit(f); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func connection(r *ipvssync.Record, origin string, left time.Duration) control.Connection {
+	family := "ipv4"
+	if r.Is6() {
+		family = "ipv6"
+	}
+	str := func(a netip.AddrPort) string { return a.String() }
+	return control.Connection{
+		Family: family, Protocol: ipvssync.ProtocolName(r.Protocol), Client: str(r.Client), Virtual: str(r.Virtual), Real: str(r.Real),
+		State: ipvssync.StateName(r.Protocol, r.State, r.Template()), Flags: ipvssync.FlagNames(r.Flags), Origin: origin,
+		ExpiresS: int64(left / time.Second),
+	}
+}
+
+// collector gives Prometheus what `saructl sync status` shows.
+type collector struct{ m *Mirrorer }
+
+var (
+	descEvents      = prometheus.NewDesc("saru_syncd_events_total", "Counters of syncd by name, as in saructl sync status.", []string{"name"}, nil)
+	descConnections = prometheus.NewDesc("saru_syncd_connections", "Connections in the replica by where they come from.", []string{"origin"}, nil)
+	descSynced      = prometheus.NewDesc("saru_syncd_synced", "1 if the replica is complete as far as this director knows.", nil, nil)
+	descLag         = prometheus.NewDesc("saru_syncd_lag_seconds", "How long a record waits in this director's kernel and tap.", []string{"quantile"}, nil)
+	descPeerMissing = prometheus.NewDesc("saru_syncd_peer_missing", "Messages of a peer's stream that were not received.", []string{"peer"}, nil)
+	descPeerHeard   = prometheus.NewDesc("saru_syncd_peer_last_heard_seconds", "Time since a peer was last heard.", []string{"peer"}, nil)
+)
+
+// Describe is prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descEvents, descConnections, descSynced, descLag, descPeerMissing, descPeerHeard} {
+		ch <- d
+	}
+}
+
+// Collect is prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.m.Status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for name, v := range s.Counters {
+		ch <- prometheus.MustNewConstMetric(descEvents, prometheus.CounterValue, float64(v), name)
+	}
+	gauge(descConnections, float64(s.Connections.Local), "local")
+	gauge(descConnections, float64(s.Connections.Remote), "remote")
+	synced := 0.0
+	if s.Synced {
+		synced = 1
+	}
+	gauge(descSynced, synced)
+	gauge(descLag, s.LagMS.P50/1000, "0.5")
+	gauge(descLag, s.LagMS.P99/1000, "0.99")
+	for _, p := range s.Peers {
+		gauge(descPeerMissing, float64(p.Missing), p.Node)
+		gauge(descPeerHeard, float64(p.LastHeardMS)/1000, p.Node)
+	}
+}
