@@ -43,7 +43,7 @@ func (a *archive) enter(name string) (string, bool, error) {
 	if a.seen[name] {
 		return name, false, nil
 	}
-	if err := a.dir(path.Dir(name), 0o755); err != nil {
+	if err := a.dir(path.Dir(name)); err != nil {
 		return name, false, err
 	}
 	a.seen[name] = true
@@ -59,16 +59,12 @@ func (a *archive) header(name string, mode cpio.FileMode, size int64) error {
 }
 
 // dir adds a folder.
-func (a *archive) dir(name string, perm fs.FileMode) error {
+func (a *archive) dir(name string) error {
 	name, ok, err := a.enter(name)
 	if err != nil || !ok {
 		return err
 	}
-	mode := cpio.TypeDir | cpio.FileMode(perm.Perm())
-	if perm&fs.ModeSticky != 0 {
-		mode |= cpio.ModeSticky
-	}
-	return a.header(name, mode, 0)
+	return a.header(name, cpio.TypeDir|0o755, 0)
 }
 
 // text adds a small file.
@@ -138,7 +134,7 @@ func (a *archive) copy(name, src string) error {
 		to := path.Join(name, filepath.ToSlash(rel))
 		switch {
 		case d.IsDir():
-			return a.dir(to, 0o755)
+			return a.dir(to)
 		case d.Type()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(p)
 			if err != nil {

@@ -56,7 +56,7 @@ func (c *Cache) base(ctx context.Context, k *kernel) (string, error) {
 			for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
 				// Written as is: these are the links that merged() relies on.
 				a.seen["/"+d] = true
-				if err := a.dir("/usr/"+d, 0o755); err != nil {
+				if err := a.dir("/usr/" + d); err != nil {
 					return err
 				}
 				if err := a.rawLink("/"+d, "usr/"+d); err != nil {

@@ -76,7 +76,10 @@ func (b *boot) run(ctx context.Context) (exit int, err error) {
 	case rep == nil && ctx.Err() != nil:
 		return 0, fmt.Errorf("%w%s", context.Cause(ctx), console.quote())
 	case rep == nil:
-		return 0, fmt.Errorf("the guest died (QEMU: %v) %s%s", runErr, bytes.TrimSpace(said.Bytes()), console.quote())
+		if runErr == nil {
+			runErr = errors.New("it ended in good order")
+		}
+		return 0, fmt.Errorf("the guest died; QEMU: %w %s%s", runErr, bytes.TrimSpace(said.Bytes()), console.quote())
 	case rep.Error != "":
 		return rep.Exit, fmt.Errorf("in the guest: %s", rep.Error)
 	case rep.TimedOut:

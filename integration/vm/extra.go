@@ -37,7 +37,7 @@ func (c *Cache) extra(ctx context.Context, tool string) (string, error) {
 		return writeArchive(tmp, func(a *archive) error {
 			// The shared archive comes first and brings these as links.
 			for _, d := range []string{"/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64"} {
-				if err := a.dir(d, 0o755); err != nil {
+				if err := a.dir(d); err != nil {
 					return err
 				}
 			}

@@ -179,7 +179,7 @@ func openPorts() (map[string]*os.File, error) {
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("virtio ports: %d of %d after %v (is virtio_console in this kernel?)", len(found), len(ports), portWait)
 		}
-		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // nothing notifies about device files
+		time.Sleep(10 * time.Millisecond) // nothing notifies about device files
 	}
 	return found, nil
 }
@@ -207,7 +207,7 @@ func (g *guest) execute(j *job) report {
 		*s.set = w
 		ends = append(ends, w)
 		wg.Go(func() {
-			io.Copy(s.dst, r) //nolint:errcheck // nowhere to report to
+			io.Copy(s.dst, r) //nolint:errcheck // where would it be reported?
 		})
 	}
 	if err := cmd.Start(); err != nil {

@@ -197,7 +197,7 @@ func (cfg *Config) fill(a *archive, j *job) error {
 			}
 		}
 	}
-	if err := a.dir(j.Dir, 0o755); err != nil {
+	if err := a.dir(j.Dir); err != nil {
 		return err
 	}
 	testdata := filepath.Join(cfg.Dir, "testdata")
