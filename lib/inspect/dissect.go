@@ -123,7 +123,7 @@ func parseIPv6(b []byte) (ip ipPacket, ok bool) {
 		proto: b[6], data: b[40:min(end, len(b))], cutOff: end > len(b),
 	}
 	for {
-		n := 0
+		var n int
 		switch ip.proto {
 		case protoHopByHop, protoRouting, protoDestOpts:
 			if len(ip.data) < 8 {

@@ -77,7 +77,7 @@ func (s *fileSource) next() (packet, error) {
 	for {
 		data, ci, err := s.read()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return packet{}, io.EOF
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			return packet{}, fmt.Errorf("capture %s: %w", s.name, ErrCutOff)

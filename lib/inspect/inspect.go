@@ -118,8 +118,8 @@ func run(ctx context.Context, cfg Config, src source) error {
 	if err := out.Flush(); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
-	if end == nil || end == io.EOF || ctx.Err() != nil {
-		return nil
+	if errors.Is(end, io.EOF) || ctx.Err() != nil {
+		end = nil
 	}
 	return end
 }

@@ -174,7 +174,7 @@ func (d *decoder) records(m *message, parsed ipvssync.Message, origin string, st
 	for i := 0; ; i++ {
 		var rec ipvssync.Record
 		err := r.Next(&rec)
-		if err == ipvssync.ErrEnd {
+		if errors.Is(err, ipvssync.ErrEnd) {
 			break
 		}
 		if err != nil && !ipvssync.Skipped(err) {

@@ -44,4 +44,6 @@ var (
 )
 
 // Skipped reports whether err costs one record only: the kernel leaves that record out and goes on with the next.
-func Skipped(err error) bool { return err == ErrOptionMandatory || err == ErrPENameMissing }
+func Skipped(err error) bool {
+	return errors.Is(err, ErrOptionMandatory) || errors.Is(err, ErrPENameMissing)
+}

@@ -36,7 +36,7 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		end, endErr := m.End()
-		if seen == nil && (endErr != nil || end > len(b) || end < m.Header.Len()) {
+		if seen == nil && (endErr != nil || end > len(b) || end < m.recordsAt()) {
 			t.Fatalf("all records are good, but End() = %d, %v", end, endErr)
 		}
 		if len(recs) > int(m.Count) {

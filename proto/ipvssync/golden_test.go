@@ -3,6 +3,7 @@ package ipvssync
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -102,7 +103,7 @@ func describe(b []byte) []string {
 		case Skipped(err):
 			lines = append(lines, "skipped: "+err.Error())
 			continue
-		case err != ErrEnd:
+		case !errors.Is(err, ErrEnd):
 			lines = append(lines, "error: "+err.Error())
 		case len(b) > r.Offset():
 			lines = append(lines, fmt.Sprintf("trailing %d", len(b)-r.Offset()))

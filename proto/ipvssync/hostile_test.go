@@ -1,6 +1,7 @@
 package ipvssync
 
 import (
+	"errors"
 	"testing"
 )
 
@@ -37,10 +38,10 @@ func TestHostileHeaders(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := unhex(t, tt.hex)
-			if _, err := ParseHeader(b); err != tt.want {
+			if _, err := ParseHeader(b); !errors.Is(err, tt.want) {
 				t.Errorf("ParseHeader: %v, want %v", err, tt.want)
 			}
-			if m, err := Parse(b); err != tt.want || len(m.Bytes()) != 0 {
+			if m, err := Parse(b); !errors.Is(err, tt.want) || len(m.Bytes()) != 0 {
 				t.Errorf("Parse: %v, want %v", err, tt.want)
 			}
 		})
@@ -134,7 +135,7 @@ func TestHostileRecords(t *testing.T) {
 			for {
 				var rec Record
 				err := r.Next(&rec)
-				if err == ErrEnd {
+				if errors.Is(err, ErrEnd) {
 					break
 				}
 				if err == nil {

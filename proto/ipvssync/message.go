@@ -2,6 +2,7 @@ package ipvssync
 
 import (
 	"encoding/binary"
+	"errors"
 	"iter"
 	"net/netip"
 )
@@ -56,8 +57,8 @@ type Header struct {
 	Count   uint8 // records that the message claims to have
 }
 
-// Len returns the length of the encoded header: the offset of the first record.
-func (h Header) Len() int {
+// recordsAt returns the length of the encoded header: the offset of the first record.
+func (h Header) recordsAt() int {
 	if h.Version == 1 {
 		return HeaderLenV1
 	}
@@ -112,7 +113,7 @@ func (m Message) Records() iter.Seq2[Record, error] {
 				if !yield(rec, nil) {
 					return
 				}
-			case err == ErrEnd:
+			case errors.Is(err, ErrEnd):
 				return
 			case Skipped(err):
 			default:
@@ -126,7 +127,7 @@ func (m Message) Records() iter.Seq2[Record, error] {
 // End returns the offset just after the last record, rounded up to a multiple of 4 where the message is long enough: where
 // something else than records may start. Only what is needed to walk over the records is checked; the errors are those of damaged records.
 func (m Message) End() (int, error) {
-	off, left := m.Header.Len(), int(m.Count)
+	off, left := m.recordsAt(), int(m.Count)
 	if m.Version == 0 {
 		for ; left > 0; left-- {
 			n, err := recordSizeV0(m.b[off:])
@@ -159,7 +160,7 @@ type Reader struct {
 
 // Reader returns a reader at the first record.
 func (m Message) Reader() Reader {
-	return Reader{b: m.b, off: m.Header.Len(), left: int(m.Count), version: m.Version}
+	return Reader{b: m.b, off: m.recordsAt(), left: int(m.Count), version: m.Version}
 }
 
 // Next reads the next record into rec. It returns
