@@ -103,14 +103,14 @@ func tell(ctx context.Context, s *screen, m mirror) (_ *result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // the guest ends
+	defer f.Close()
 	for _, r := range f.RealServers {
 		for _, port := range []uint16{natPort, drPort} {
 			srv, err := load.Serve(r, port)
 			if err != nil {
 				return nil, err
 			}
-			defer srv.Close() //nolint:errcheck // the guest ends
+			defer srv.Close()
 		}
 	}
 	t := &teller{screen: s, mirror: m, farm: f, fleet: load.NewFleet(), began: time.Now(), active: "d1"}

@@ -43,7 +43,7 @@ func printTable(w io.Writer, results []*result) {
 	})
 	row("ALL", total(), func(r *result) string { return fmt.Sprint(r.cut()) })
 	row("known to d1 before the second", "", func(r *result) string { return fmt.Sprintf("%d/%d", r.learned, r.alive) })
-	t.Flush() //nolint:errcheck // as with Fprint: nowhere to report to
+	t.Flush()
 	fmt.Fprintln(w)
 	for _, r := range results {
 		fmt.Fprintf(w, "%s: %s\n", r.mirror.name(), strings.Join(r.mirror.about(), "; "))

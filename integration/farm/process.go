@@ -2,6 +2,7 @@ package farm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,6 +215,9 @@ func (p *Process) Output() string {
 // logPoll is how often WaitFor looks.
 const logPoll = 20 * time.Millisecond
 
+// errEnded stands for an end without an error.
+var errEnded = errors.New("exit status 0")
+
 // WaitFor waits until the process has said text.
 func (p *Process) WaitFor(text string, limit time.Duration) error {
 	deadline := time.After(limit)
@@ -227,7 +231,7 @@ func (p *Process) WaitFor(text string, limit time.Duration) error {
 			if strings.Contains(p.Output(), text) {
 				return nil
 			}
-			return fmt.Errorf("%s in %s ended (%v) before it said %q:\n%s", p.Name, p.node.Name, p.err, text, p.Output())
+			return fmt.Errorf("%s in %s ended before it said %q: %w\n%s", p.Name, p.node.Name, text, cmp.Or(p.err, errEnded), p.Output())
 		case <-deadline:
 			return fmt.Errorf("%s in %s did not say %q within %v:\n%s", p.Name, p.node.Name, text, limit, out)
 		case <-time.After(logPoll):

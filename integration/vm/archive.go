@@ -68,12 +68,12 @@ func (a *archive) dir(name string) error {
 }
 
 // text adds a small file.
-func (a *archive) text(name, content string, perm fs.FileMode) error {
+func (a *archive) text(name, content string) error {
 	name, ok, err := a.enter(name)
 	if err != nil || !ok {
 		return err
 	}
-	if err := a.header(name, cpio.TypeReg|cpio.FileMode(perm.Perm()), int64(len(content))); err != nil {
+	if err := a.header(name, cpio.TypeReg|0o644, int64(len(content))); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(a.w, content); err != nil {

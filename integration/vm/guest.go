@@ -116,7 +116,7 @@ func setup(j *job) error {
 	if err := unix.Sethostname([]byte(j.Hostname)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") //nolint:errcheck // fails on an invalid name only
+	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 	modules := preload
 	if j.Network {
 		modules = append(modules[:len(modules):len(modules)], "virtio_net")
@@ -218,8 +218,11 @@ func (g *guest) execute(j *job) report {
 	}
 	stop := reapOrphans(cmd.Process.Pid)
 	defer stop()
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		cmd.Wait() //nolint:errcheck // ProcessState has it all
+		close(done)
+	}()
 	rep := report{}
 	select {
 	case <-done:

@@ -172,7 +172,7 @@ func (cfg *Config) fill(a *archive, j *job) error {
 	if err != nil {
 		return fmt.Errorf("job: %w", err)
 	}
-	if err := a.text(jobFile, string(text), 0o644); err != nil {
+	if err := a.text(jobFile, string(text)); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -277,7 +277,7 @@ func (c *Cache) trial(ctx context.Context, q *qemu, k *kernel, base string) erro
 		if err != nil {
 			return err
 		}
-		return errors.Join(a.program("/", self, "/init"), a.text(jobFile, string(text), 0o644))
+		return errors.Join(a.program("/", self, "/init"), a.text(jobFile, string(text)))
 	})
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func (a *archive) addTools(ctx context.Context, t tree) error {
 		return err
 	}
 	for name, text := range etc {
-		if err := a.text(name, text, 0o644); err != nil {
+		if err := a.text(name, text); err != nil {
 			return err
 		}
 	}

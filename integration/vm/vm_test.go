@@ -47,10 +47,10 @@ func TestArchive(t *testing.T) {
 	var b bytes.Buffer
 	a := newArchive(&b)
 	for _, err := range []error{
-		a.text("/lib/x/file", "one", 0o644),
-		a.text("/usr/lib/x/file", "two", 0o644), // the same place: the first counts
+		a.text("/lib/x/file", "one"),
+		a.text("/usr/lib/x/file", "two"), // the same place: the first counts
 		a.link("/sbin/tool", "../bin/other"),
-		a.text("/library", "not under /lib", 0o644),
+		a.text("/library", "not under /lib"),
 		a.close(),
 	} {
 		if err != nil {
