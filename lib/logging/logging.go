@@ -89,11 +89,18 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 	w, err := syslog.New(facilities[o.Facility]|syslog.LOG_INFO, o.Tag)
 	if err != nil {
 		log := slog.New(terminal)
-		log.Warn("no syslog, logging to standard error", "error", err)
+		log.Debug("no syslog, logging to standard error", "error", err)
 		return log, nopCloser{}, nil
 	}
 	s := &system{w: w, fallback: plain{w: o.Stderr, tag: o.Tag}}
 	return slog.New(newHandler(level, s.write)), w, nil
+}
+
+// OnStderr reports whether the log of which New returned c is standard error: by
+// choice or for want of a syslog. What the program prints there would stand twice.
+func OnStderr(c io.Closer) bool {
+	_, ok := c.(nopCloser)
+	return ok
 }
 
 // Reopener is what New returns for a file as its Closer.
@@ -104,6 +111,7 @@ type Reopener interface {
 	Reopen() error
 }
 
+// nopCloser is the Closer of a log on standard error.
 type nopCloser struct{}
 
 func (nopCloser) Close() error { return nil }

@@ -120,7 +120,10 @@ func TestNoSyslog(t *testing.T) {
 	}
 	defer closer.Close()
 	log.Info("still here")
-	if s := out.String(); !strings.Contains(s, "warn no syslog") || !strings.Contains(s, "syncd: info still here\n") {
+	if s := out.String(); !strings.HasSuffix(s, " syncd: info still here\n") || strings.Count(s, "\n") != 1 {
 		t.Errorf("standard error has %q", s)
+	}
+	if !OnStderr(closer) {
+		t.Error("OnStderr denies it")
 	}
 }
