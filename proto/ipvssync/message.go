@@ -49,6 +49,14 @@ func (r *Record) Normalize() {
 	}
 }
 
+// DropSeq takes sequence numbers and their flags off the record. What a kernel's master thread sends in version 1 as sequence numbers is,
+// on Linux 6.1 and 6.12, whatever its buffer held (ip_vs_sync_conn calls hton_seq with its arguments exchanged; 7.2 does it right): nothing
+// to be passed on.
+func (r *Record) DropSeq() {
+	r.HasSeq, r.In, r.Out = false, Seq{}, Seq{}
+	r.Flags &^= FlagSeqMask
+}
+
 // Header is the header of a message of either version.
 type Header struct {
 	Version uint8 // 0 or 1

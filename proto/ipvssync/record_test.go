@@ -304,6 +304,17 @@ func TestNormalize(t *testing.T) {
 	}
 }
 
+func TestDropSeq(t *testing.T) {
+	want := tcp4()
+	r := want
+	r.Flags |= FlagSeqMask
+	r.HasSeq, r.In, r.Out = true, Seq{1, 2, 3}, Seq{4, 5, 6}
+	r.DropSeq()
+	if diff := cmp.Diff(want, r, compareRecords); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestNames(t *testing.T) {
 	for _, tt := range []struct {
 		proto    uint8
