@@ -5,16 +5,22 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
 
 	"saru/lib/control"
 	"saru/lib/seal"
+	"saru/proto/ipvssync"
 )
 
 // daemon serves what syncd would, until the test ends, and returns its socket.
@@ -125,6 +131,11 @@ udp       [2001:db8::9]:53  [2001:db8::1]:53  [2001:db8::2]:53  UDP          d1 
 		{"sync status extra", output{2, "", "saructl: unknown command \"extra\" for \"saructl sync status\": see saructl --help\n"}},
 		{"sync connections --client 1.2.3", output{2, "", "saructl: --client: \"1.2.3\" must be ADDR, ADDR/BITS, ADDR:PORT, [ADDR]:PORT or :PORT\n"}},
 		{"genkey --id 256", output{2, "", "saructl: invalid argument \"256\" for \"--id\" flag: must be a number from 1 to 255: see saructl --help\n"}},
+		{"inspect /nonexistent.pcap", output{1, "", "saructl: open capture: open /nonexistent.pcap: no such file or directory\n"}},
+		{"inspect one two", output{2, "", "saructl: inspect: one capture file at most: see saructl --help\n"}},
+		{"inspect --interface eth0 file.pcap", output{2, "", "saructl: inspect: --interface and a capture file exclude each other\n"}},
+		{"inspect --group 192.0.2.1:80", output{2, "", "saructl: invalid argument \"192.0.2.1:80\" for \"--group\" flag: must be a multicast address with a port, such as 224.0.0.81:8848 or [ff02::81]:8848: see saructl --help\n"}},
+		{"inspect --key-file /nonexistent f.pcap", output{2, "", "saructl: --key_file \"/nonexistent\": open key file: open /nonexistent: no such file or directory\n"}},
 		{"check nonsense", output{2, "", "saructl: check nonsense: one of syncd, saru may be named, options for it follow after --: see saructl --help\n"}},
 	}
 	for _, tt := range tests {
@@ -146,6 +157,58 @@ func TestManyConnections(t *testing.T) {
 	got := saructl(t, "sync", "connections", "--control", daemon(t, control.SyncStatus{}, all...))
 	if n := strings.Count(got.stdout, "\n"); n != len(all)+1 || got.code != 0 {
 		t.Errorf("%d lines and status %d, want %d and 0 (%s)", n, got.code, len(all)+1, got.stderr)
+	}
+}
+
+// TestInspect shows a message of a stock kernel out of a capture file.
+func TestInspect(t *testing.T) {
+	message := ipvssync.AppendHeaderV1(nil, 7)
+	message, err := ipvssync.AppendRecordV1(message, 0, &ipvssync.Record{
+		Protocol: 6, State: 1, Timeout: 900, Client: netip.MustParseAddrPort("192.0.2.1:40000"),
+		Virtual: netip.MustParseAddrPort("198.51.100.1:80"), Real: netip.MustParseAddrPort("10.0.0.1:80"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ipvssync.FinishV1(message, 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	ip := &layers.IPv4{Version: 4, TTL: 1, Protocol: layers.IPProtocolUDP, SrcIP: []byte{10, 0, 0, 9}, DstIP: []byte{224, 0, 0, 81}}
+	udp := &layers.UDP{SrcPort: 40000, DstPort: 8848}
+	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+		t.Fatal(err)
+	}
+	packet := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(packet, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, udp, gopacket.Payload(message)); err != nil {
+		t.Fatal(err)
+	}
+	var capture bytes.Buffer
+	w := pcapgo.NewWriter(&capture)
+	if err := w.WriteFileHeader(65535, layers.LinkTypeRaw); err != nil {
+		t.Fatal(err)
+	}
+	n := len(packet.Bytes())
+	if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: time.Unix(1, 0), CaptureLength: n, Length: n}, packet.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "sync.pcap")
+	if err := os.WriteFile(file, capture.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	got := saructl(t, "inspect", "--json", file)
+	var line control.Connection
+	if err := json.Unmarshal([]byte(got.stdout), &line); err != nil || got.code != 0 {
+		t.Fatalf("%v in %+v", err, got)
+	}
+	if line.Client != "192.0.2.1:40000" || line.State != "ESTABLISHED" || line.ExpiresS != 900 {
+		t.Errorf("record is %+v", line)
+	}
+	if got := saructl(t, "inspect", file, "--group", "239.1.1.1:8848"); got.stdout != "" || got.code != 0 {
+		t.Errorf("another group: %+v", got)
+	}
+	if got := saructl(t, "inspect", file); !strings.Contains(got.stdout, "192.0.2.1:40000") || got.code != 0 {
+		t.Errorf("as text: %+v", got)
 	}
 }
 
