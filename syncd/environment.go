@@ -16,7 +16,6 @@ import (
 
 	"saru/lib/logging"
 	"saru/lib/seal"
-	"saru/netfilter/guard"
 	"saru/syncd/engine"
 	"saru/syncd/tap"
 )
@@ -118,7 +117,6 @@ func check(o Options, stdout, stderr io.Writer) int {
 		for _, p := range tap.Check(cfg) {
 			note(p.Err)
 		}
-		note(guard.Available())
 	}
 	if o.Insecure {
 		fmt.Fprintln(stdout, "warning: --insecure: whoever can send on the segment can create, redirect and end every connection")

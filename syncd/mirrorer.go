@@ -85,7 +85,7 @@ func (o output) Inject(r *ipvssync.Record) {
 		m.log.Debug("record not injected", "client", r.Client, "virtual", r.Virtual, "error", err)
 		return
 	}
-	signal(m.inject.wake)
+	poke(m.inject.wake)
 }
 
 // finishRecords hands the message that is being filled to the injector. recMu is held.

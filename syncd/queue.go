@@ -30,7 +30,7 @@ func (q *queue) put(b []byte) {
 	q.items = append(q.items, append(buf[:0], b...))
 	q.most = max(q.most, len(q.items))
 	q.mu.Unlock()
-	signal(q.wake)
+	poke(q.wake)
 }
 
 // swap takes everything and gives the buffers of an earlier swap back.
@@ -40,7 +40,7 @@ func (q *queue) swap(done [][]byte) [][]byte {
 	q.free = append(q.free, done...)
 	items := q.items
 	q.items = done[:0]
-	signal(q.room)
+	poke(q.room)
 	return items
 }
 
@@ -60,7 +60,7 @@ func (q *queue) wait(ctx context.Context, limit int) {
 		case <-q.room:
 		}
 	}
-	signal(q.room) // for whoever else waits
+	poke(q.room) // for whoever else waits
 }
 
 // drain calls fn with what is put, batch by batch, until ctx has ended.
@@ -82,8 +82,8 @@ func (q *queue) drain(ctx context.Context, fn func(items [][]byte)) {
 	}
 }
 
-// signal wakes whoever waits for ch, now or later; more signals than one are one.
-func signal(ch chan struct{}) {
+// poke wakes whoever waits for ch, now or later; more signals than one are one.
+func poke(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:
 	default:

@@ -63,7 +63,7 @@ func (d *director) dump() []string {
 	for c := (table.Cursor{}); !c.Done; {
 		c = d.table.Walk(d.farm.now, c, 1<<20, func(e *table.Entry) bool {
 			r := &e.Record
-			all = append(all, fmt.Sprintf("%d %v %v template %v: %v from %v, %v", r.Protocol, r.Client, r.Virtual, r.Template(), r.Real, d.Engine.name(e.Origin), e.Stamp))
+			all = append(all, fmt.Sprintf("%d %v %v template %v: %v from %v, %v", r.Protocol, r.Client, r.Virtual, r.Template(), r.Real, e.Origin, e.Stamp))
 			return true
 		})
 	}

@@ -87,6 +87,8 @@ type Kernel struct {
 	daemons  ipvs.Daemons
 	services ipvs.Services
 
+	began bool // Open has changed something
+
 	backupID atomic.Uint32
 	ignored  atomic.Uint64 // packets of the device that are not messages of the master thread
 
@@ -100,13 +102,16 @@ type Kernel struct {
 	out     []byte
 }
 
-// Open connects to the kernel: sysctls, device, guard, threads and the tick's service, in this order. What a killed syncd has left is
+// Open connects to the kernel: sysctls, guard, device, threads and the tick's service, in this order. What a killed syncd has left is
 // used again. On an error everything that this call made is taken away again.
 func Open(cfg Config) (*Kernel, error) {
 	k := &Kernel{cfg: cfg}
 	if err := k.open(); err != nil {
+		if k.began {
+			err = errors.Join(err, cfg.clean(k.daemons, k.services))
+		}
 		if k.dev != nil {
-			err = errors.Join(err, k.remove())
+			_ = k.dev.Close()
 		}
 		k.closeHandles()
 		return nil, err
@@ -127,17 +132,19 @@ func (k *Kernel) open() (err error) {
 	if err := k.cfg.checkBackupOnly(); err != nil {
 		return err
 	}
+	k.began = true
 	if err := k.cfg.applySysctls(); err != nil {
 		return err
+	}
+	// The guard is there before the device, and matches by its name.
+	if err := guard.Install(k.cfg.guard()); err != nil {
+		return fmt.Errorf("guard device %s: %w", k.cfg.Device, err)
 	}
 	if k.dev, err = tun.Open(tun.Config{Name: k.cfg.Device, Local: k.cfg.Local, Peer: k.cfg.peer()}); err != nil {
 		return err
 	}
 	if k.reader, err = k.dev.NewReader(); err != nil {
 		return err
-	}
-	if err := guard.Install(k.cfg.guard()); err != nil {
-		return fmt.Errorf("guard device %s: %w", k.cfg.Device, err)
 	}
 	if err := k.startThreads(!k.dev.Reattached()); err != nil {
 		return err
@@ -161,20 +168,7 @@ func (k *Kernel) closeHandles() {
 	}
 }
 
-// Stop takes away everything that Open made, and restores the sysctls.
-func (k *Kernel) Stop() error {
-	err := k.remove()
-	k.closeHandles()
-	return err
-}
-
-// remove takes everything away but the handles.
-func (k *Kernel) remove() error {
-	err := k.cfg.clean(k.daemons, k.services)
-	return errors.Join(err, k.dev.Close())
-}
-
-// Cleanup takes away what a killed syncd has left: threads on the device, the tick's service, guard, device, and it restores the
+// Cleanup takes away what Open made, also what a killed syncd has left: threads on the device, the tick's service, guard, device, and it restores the
 // sysctls. What is not there is no error.
 func Cleanup(cfg Config) error {
 	k := &Kernel{cfg: cfg}

@@ -9,6 +9,7 @@ import (
 
 	"saru/lib/ipvs"
 	"saru/lib/sysctl"
+	"saru/netfilter/guard"
 )
 
 // Problem is something that keeps a tap from being opened, as --check reports it.
@@ -36,6 +37,9 @@ func Check(cfg Config) []Problem {
 		if err := cfg.checkSysctls(); err != nil {
 			out = append(out, Problem{err, false})
 		}
+	}
+	if _, err := guard.Check(cfg.guard()); err != nil {
+		out = append(out, Problem{fmt.Errorf("look at nftables, which guards the tap: %w", err), true})
 	}
 	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
 		out = append(out, Problem{fmt.Errorf("open the TUN driver (modprobe tun): %w", err), true})

@@ -1,0 +1,209 @@
+package syncd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"saru/lib/mcast"
+	"saru/lib/peer"
+	"saru/lib/seal"
+	"saru/lib/tun/nstest"
+	"saru/proto/ipvssync"
+	"saru/syncd/engine"
+	"saru/syncd/tap"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// memDirector is a Mirrorer on a real socket whose kernel is a map.
+type memDirector struct {
+	*Mirrorer
+	tap *tap.Memory
+
+	mu      sync.Mutex
+	kernel  map[netip.AddrPort]ipvssync.Record // by client
+	records int
+}
+
+func (d *memDirector) take(msg []byte) {
+	m, err := ipvssync.Parse(msg)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for r, err := range m.Records() {
+		if err == nil {
+			d.kernel[r.Client] = r
+			d.records++
+		}
+	}
+}
+
+func (d *memDirector) entries() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.kernel)
+}
+
+var testGroup = netip.MustParseAddrPort("224.0.0.81:8848")
+
+// startMemory starts a director in the present network namespace, on interface ifname.
+func startMemory(tb testing.TB, node string, interfaces ...string) *memDirector {
+	tb.Helper()
+	keys, err := seal.Parse([]byte("1 " + strings.Repeat("5a", 32)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ring, err := seal.NewRing(keys, "syncd", testGroup.String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	conn, err := mcast.Open(mcast.Config{Interfaces: interfaces, Group: testGroup})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d := &memDirector{kernel: map[netip.AddrPort]ipvssync.Record{}}
+	d.tap = tap.NewMemory(d.take, nil)
+	d.Mirrorer = NewMirrorer(engine.Config{
+		Node: node, Incarnation: peer.NewIncarnation(), Links: interfaces, SyncID: 1, Ring: ring,
+		Tick: netip.MustParseAddrPort("169.254.81.1:8848"),
+	}, d.tap, conn, slog.New(slog.NewTextHandler(tb.Output(), nil)))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Errorf("%s: %v", node, err)
+		}
+	})
+	return d
+}
+
+// eventually waits until ok, at most 10 s.
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+func synced(ds ...*memDirector) func() bool {
+	return func() bool {
+		for _, d := range ds {
+			if s := d.Status(); !s.Synced || len(s.Peers) != len(ds)-1 {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func testConn(n int) ipvssync.Record {
+	return ipvssync.Record{
+		Protocol: 6, State: ipvssync.TCPEstablished, Timeout: 900,
+		Client:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 4000),
+		Virtual: netip.MustParseAddrPort("192.0.2.1:80"), Real: netip.MustParseAddrPort("10.9.0.7:8080"),
+	}
+}
+
+// report makes the director's kernel report connections [from, to), so many records a message.
+func report(tb testing.TB, d *memDirector, from, to, each int) {
+	tb.Helper()
+	var b ipvssync.Builder
+	for i := from; i < to; {
+		b.Reset(nil, 9, tap.MaxInject)
+		for n := 0; n < each && i < to; n++ {
+			r := testConn(i)
+			if err := b.Add(&r); err != nil {
+				tb.Fatal(err)
+			}
+			i++
+		}
+		msg, err := b.Finish()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if err := d.tap.Report(msg); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// Two directors with memory for a kernel mirror each other over two veth pairs; a third comes later.
+func TestMirrorOverSockets(t *testing.T) {
+	nstest.New(t)
+	other := nstest.Other(t)
+	nstest.Veth(t, "a0", []string{"192.0.2.10/24"}, other, "b0", []string{"192.0.2.11/24"})
+	nstest.Veth(t, "a1", []string{"198.51.100.10/24"}, other, "b1", []string{"198.51.100.11/24"})
+	a := startMemory(t, "a", "a0", "a1")
+	var b *memDirector
+	other.Do(t, func() { b = startMemory(t, "b", "b0", "b1") })
+	eventually(t, "both are synced", synced(a, b))
+
+	report(t, a, 0, 10000, 1)
+	report(t, b, 10000, 12000, 40)
+	eventually(t, "b's kernel has a's connections", func() bool { return b.entries() == 10000 })
+	eventually(t, "a's kernel has b's connections", func() bool { return a.entries() == 2000 })
+
+	sa, sb := a.Status(), b.Status()
+	if sa.Connections.Local != 10000 || sa.Connections.Remote != 2000 || sb.Connections.Local != 2000 || sb.Connections.Remote != 10000 {
+		t.Errorf("connections: a %+v, b %+v", sa.Connections, sb.Connections)
+	}
+	if sb.Counters["duplicate_link"] == 0 || sb.Counters["drop_replayed"] != 0 {
+		t.Errorf("over two links: %d duplicates, %d replayed", sb.Counters["duplicate_link"], sb.Counters["drop_replayed"])
+	}
+	if sb.Peers[0].Missing != 0 || sb.Peers[0].Node != "a" {
+		t.Errorf("b's peer: %+v", sb.Peers[0])
+	}
+	found := 0
+	if err := a.connections(context.Background(), map[string][]string{"origin": {"b"}}, func(any) error { found++; return nil }); err != nil || found != 2000 {
+		t.Errorf("%d connections of b listed, error %v", found, err)
+	}
+}
+
+// benchmarkOut measures records from the tap to the link; nobody listens.
+func BenchmarkMirrorerOut(b *testing.B) {
+	for _, each := range []int{1, 40} {
+		b.Run(fmt.Sprintf("records=%d", each), func(b *testing.B) {
+			nstest.New(b)
+			other := nstest.Other(b)
+			nstest.Veth(b, "a0", []string{"192.0.2.10/24"}, other, "b0", []string{"192.0.2.11/24"})
+			a := startMemory(b, "a", "a0")
+			eventually(b, "synced", synced(a))
+			var msgs [][]byte
+			var bld ipvssync.Builder
+			for i := 0; i < 100_000; {
+				bld.Reset(nil, 9, 0)
+				for range each {
+					r := testConn(i)
+					if err := bld.Add(&r); err != nil {
+						b.Fatal(err)
+					}
+					i++
+				}
+				m, _ := bld.Finish()
+				msgs = append(msgs, m)
+			}
+			sent := func() uint64 { return a.Status().Counters["sent_records"] }
+			n, before := 0, sent()
+			for b.Loop() {
+				if err := a.tap.Report(msgs[n%len(msgs)]); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+			eventually(b, "everything is sent", func() bool { return sent()-before == uint64(n*each) })
+			b.ReportMetric(float64(n*each)/b.Elapsed().Seconds(), "records/s")
+		})
+	}
+}
