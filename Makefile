@@ -1,7 +1,7 @@
 # saru and syncd: active-active Linux directors. `make` lists the targets.
 
 GO      ?= go
-PREFIX  ?= /usr
+PREFIX  ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 BINDIR  ?= $(PREFIX)/bin
 
@@ -17,7 +17,7 @@ KERNELS     ?= bookworm trixie
 ALL_KERNELS ?= bookworm trixie sid
 # Kernel of the demo.
 KERNEL      ?= bookworm
-# Limits: of one package's tests, and of one guest.
+# Limit of one package's tests in a guest.
 GUEST_LIMIT ?= 25m
 # RUN selects tests by name, as go test -run does.
 RUN ?=
@@ -84,11 +84,18 @@ test: test-here test-guest ## prove everything, natively and in guests with each
 test-here: deps build ## only the tests that need no IPVS, with the race detector
 	$(GO) test -race -timeout 10m -run '$(RUN)' $(TESTFLAGS) $(HERE)
 
+# What `make install` installs, for the guests; scenarios use it as it stands.
+STAGE = bin/root
+.PHONY: stage
+stage: build
+	@rm -rf $(STAGE)
+	@$(MAKE) --no-print-directory -s install DESTDIR="$(CURDIR)/$(STAGE)" PREFIX=/usr >/dev/null
+
 .PHONY: test-guest
-test-guest: deps-lab build ## only the tests on real IPVS kernels
+test-guest: deps-lab stage ## only the tests on real IPVS kernels
 	@for k in $(KERNELS); do \
 		echo "== Linux of Debian $$k"; \
-		CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout $(GUEST_LIMIT) -run '$(RUN)' $(TESTFLAGS) -exec "$(CURDIR)/bin/labrun --timeout $(GUEST_LIMIT) --kernel $$k" $(GUEST) || exit 1; \
+		SARU_LAB_FILES=$(STAGE):/ CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout $(GUEST_LIMIT) -run '$(RUN)' $(TESTFLAGS) -exec "$(CURDIR)/bin/labrun --timeout $(GUEST_LIMIT) --kernel $$k" $(GUEST) || exit 1; \
 	done
 
 .PHONY: test-kernels
@@ -122,7 +129,7 @@ fuzz: deps ## run every fuzz target (10 minutes in total, or FUZZTIME each)
 	done
 
 BENCH      ?= .
-BENCHCOUNT ?= 5
+BENCHCOUNT ?= 6
 .PHONY: bench
 bench: deps $(BENCHSTAT_BIN) ## run the benchmarks; figures in out/bench.txt
 	@mkdir -p out
