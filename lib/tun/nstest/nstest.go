@@ -170,3 +170,25 @@ func enterNew() (*NS, error) {
 
 // Fd returns the namespace's descriptor, which belongs to the NS.
 func (n *NS) Fd() int { return int(n.handle) }
+
+// Go runs fn in the namespace, on a goroutine and a thread of its own; the thread ends with fn. The returned function
+// waits for it.
+func (n *NS) Go(tb testing.TB, fn func()) (wait func()) {
+	tb.Helper()
+	done := make(chan error, 1)
+	go func() {
+		// Never unlocked: the runtime throws the thread away.
+		runtime.LockOSThread()
+		err := netns.Set(n.handle)
+		if err == nil {
+			fn()
+		}
+		done <- err
+	}()
+	return func() {
+		tb.Helper()
+		if err := <-done; err != nil {
+			tb.Errorf("enter network namespace: %v", err)
+		}
+	}
+}
