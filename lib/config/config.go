@@ -64,7 +64,7 @@ func Normalize(name string) string { return strings.ReplaceAll(name, "-", "_") }
 // mean nothing there (config).
 func CommandLineOnly(fs *pflag.FlagSet, names ...string) {
 	for _, name := range names {
-		fs.SetAnnotation(name, commandLineOnly, []string{"true"}) // fails for unknown names only: the tests of the options see it
+		_ = fs.SetAnnotation(name, commandLineOnly, []string{"true"}) // fails for unknown names only: the tests of the options see it
 	}
 }
 

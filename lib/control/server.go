@@ -57,7 +57,7 @@ func (s *Server) HandleJSON(pattern string, fn func(ctx context.Context, query u
 		}
 		setDeadline(w)
 		w.Header().Set("Content-Type", "application/json")
-		w.Write(append(body, '\n')) // an error means that the client is gone
+		_, _ = w.Write(append(body, '\n')) // an error means that the client is gone
 	})
 }
 
@@ -80,12 +80,12 @@ func (s *Server) HandleStream(pattern string, fn func(ctx context.Context, query
 		switch {
 		case err == nil:
 			setDeadline(w)
-			buf.Flush() // an error means that the client is gone
+			_ = buf.Flush() // an error means that the client is gone
 		case !out.begun:
 			w.Header().Del("Trailer")
 			replyError(w, err)
 		default:
-			buf.Flush()
+			_ = buf.Flush()
 			w.Header().Set(errorTrailer, oneLine(err))
 		}
 	})
@@ -123,7 +123,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			srv.Close() // the requests that would not end
 		}
 		cancel()
-		<-failed // http.ErrServerClosed
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+			err = fmt.Errorf("serve control socket: %w", e)
+		}
 	}
 	stop()
 	running.wait()
@@ -146,7 +148,7 @@ func replyError(w http.ResponseWriter, err error) {
 	setDeadline(w)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(errorReply{oneLine(err)}) // an error means that the client is gone
+	_ = json.NewEncoder(w).Encode(errorReply{oneLine(err)}) // an error means that the client is gone
 }
 
 // oneLine returns err's text fit for a header and for a terminal.
@@ -162,7 +164,7 @@ func oneLine(err error) string {
 // setDeadline gives the client time for the next write. Connections that know no
 // deadlines (tests') have none.
 func setDeadline(w http.ResponseWriter) {
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // see above
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // see above
 }
 
 // deadlineWriter gives each write its own time, as a stream may be long.

@@ -3,6 +3,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -72,7 +73,9 @@ func ServeOn(ctx context.Context, l net.Listener, all ...prometheus.Collector) e
 		return fmt.Errorf("serve metrics on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 		srv.Close() // a scrape that is cut off is made again
-		<-failed    // http.ErrServerClosed
+		if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve metrics on %s: %w", l.Addr(), err)
+		}
 		return nil
 	}
 }
