@@ -26,7 +26,7 @@ func inspect(cfg Config) (why string, err error) {
 	}
 	t := tables[i]
 	if t.Flags != 0 {
-		return fmt.Sprintf("table %s has got flags %#x", cfg.Table, t.Flags), nil // 1: dormant, that is switched off
+		return "table " + cfg.Table + " has got flags", nil // such as dormant, which switches it off
 	}
 	all, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {

@@ -37,12 +37,12 @@ func chains(cfg Config, t *nftables.Table) []chain {
 	outside := join(iifname(expr.CmpOpNeq, "lo"), iifname(expr.CmpOpNeq, cfg.Device))
 
 	accepted := []rule{{
-		join(in, saddr(cfg.Peer), daddr(cfg.Group.Addr()), dport(unix.IPPROTO_UDP, cfg.Group.Port()), verdict(expr.VerdictAccept)),
+		join(in, ipv4(saddr(cfg.Peer), daddr(cfg.Group.Addr())), dport(unix.IPPROTO_UDP, cfg.Group.Port()), verdict(expr.VerdictAccept)),
 		"syncd to the kernel's backup thread",
 	}}
 	if cfg.TickPort != 0 {
 		accepted = append(accepted, rule{
-			join(in, saddr(cfg.Peer), daddr(cfg.Local), dport(unix.IPPROTO_TCP, cfg.TickPort), verdict(expr.VerdictAccept)),
+			join(in, ipv4(saddr(cfg.Peer), daddr(cfg.Local)), dport(unix.IPPROTO_TCP, cfg.TickPort), verdict(expr.VerdictAccept)),
 			"syncd's tick, which flushes the kernel's master thread",
 		})
 	}
@@ -51,8 +51,8 @@ func chains(cfg Config, t *nftables.Table) []chain {
 	raw, filter := nftables.ChainPriorityRaw, nftables.ChainPriorityFilter
 	return []chain{
 		{base(t, "prerouting", nftables.ChainHookPrerouting, raw), []rule{
-			{join(outside, daddr(cfg.Local), verdict(expr.VerdictDrop)), "nobody outside may reach the tick's service"},
-			{join(outside, daddr(cfg.Peer), verdict(expr.VerdictDrop)), "nor syncd's end of the tap"},
+			{join(outside, ipv4(daddr(cfg.Local)), verdict(expr.VerdictDrop)), "nobody outside may reach the tick's service"},
+			{join(outside, ipv4(daddr(cfg.Peer)), verdict(expr.VerdictDrop)), "nor syncd's end of the tap"},
 			{join(in, notrack()), "no connection tracking from the tap"},
 		}},
 		{base(t, "input", nftables.ChainHookInput, filter), append(accepted,
@@ -64,7 +64,7 @@ func chains(cfg Config, t *nftables.Table) []chain {
 		}},
 		{base(t, "output", nftables.ChainHookOutput, raw), []rule{
 			{join(out, notRoot(), verdict(expr.VerdictDrop)), "no user can forge messages on the tap"},
-			{join(daddr(cfg.Local), notRoot(), verdict(expr.VerdictDrop)), "nor use the tick's service"},
+			{join(ipv4(daddr(cfg.Local)), notRoot(), verdict(expr.VerdictDrop)), "nor use the tick's service"},
 			{join(out, notrack()), "no connection tracking into the tap"},
 		}},
 	}
@@ -104,18 +104,29 @@ func oifname(name string) []expr.Any {
 	}
 }
 
-// ip4 compares 4 bytes of an IPv4 header. In an inet table the protocol must be asked first.
-func ip4(offset uint32, a netip.Addr) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()},
-	}
+// header says which bytes of the IPv4 header to compare (RFC 791).
+type header struct {
+	offset uint32
+	addr   netip.Addr
 }
 
-func saddr(a netip.Addr) []expr.Any { return ip4(12, a) } // RFC 791
-func daddr(a netip.Addr) []expr.Any { return ip4(16, a) }
+func saddr(a netip.Addr) header { return header{12, a} }
+func daddr(a netip.Addr) header { return header{16, a} }
+
+// ipv4 compares addresses. In an inet table the protocol must be asked first, once, as nft itself does.
+func ipv4(fields ...header) []expr.Any {
+	exprs := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+	}
+	for _, f := range fields {
+		exprs = append(exprs,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: 4},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: f.addr.AsSlice()},
+		)
+	}
+	return exprs
+}
 
 // dport compares the destination port, which UDP and TCP have at the same place.
 func dport(protocol byte, port uint16) []expr.Any {
