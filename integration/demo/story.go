@@ -153,6 +153,9 @@ func (t *teller) tell(ctx, fleetCtx context.Context) (*result, error) {
 	if err := t.launch(fleetCtx, 2); err != nil {
 		return nil, err
 	}
+	if err := pause(ctx, fresh); err != nil {
+		return nil, err
+	}
 	if err := t.failOver(ctx, d1, d2); err != nil {
 		return nil, err
 	}
@@ -180,17 +183,15 @@ func (t *teller) tell(ctx, fleetCtx context.Context) (*result, error) {
 	if err := t.launch(fleetCtx, 4); err != nil {
 		return nil, err
 	}
-	learned := func() (err error) {
-		r.alive = t.fleet.Count(load.Running)
-		r.learned, err = connections(d1)
-		if err == nil {
-			t.event("d1 knows %d connections; %d downloads run", r.learned, r.alive)
-		}
-		return err
-	}
-	if err := learned(); err != nil {
+	if err := pause(ctx, fresh); err != nil {
 		return nil, err
 	}
+	var err error
+	if r.learned, err = connections(d1); err != nil {
+		return nil, err
+	}
+	r.alive = t.fleet.Count(load.Running)
+	t.event("d1 knows %d connections; %d downloads run", r.learned, r.alive)
 	r.second = time.Now()
 	if err := t.failOver(ctx, d2, d1); err != nil {
 		return nil, err
@@ -214,9 +215,6 @@ func (t *teller) raise(d *farm.Node, active bool) error {
 
 // failOver cuts one director off and gives the VIP to the other.
 func (t *teller) failOver(ctx context.Context, from, to *farm.Node) error {
-	if err := pause(ctx, fresh); err != nil {
-		return err
-	}
 	t.event("POWER CUT: %s is gone, with all its processes", from.Name)
 	t.active = "nobody"
 	if err := from.PowerOff(); err != nil {
