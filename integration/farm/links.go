@@ -240,7 +240,14 @@ func (n *Node) cut() error {
 // unplug removes the links. Each takes the kernel a while (it waits for
 // readers of its tables), so this comes after cut.
 func (n *Node) unplug() error {
-	return n.ports(func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) })
+	return n.ports(func(h *netlink.Handle, l netlink.Link) error {
+		// The node's end, and with it this one, may go at this very moment
+		// because its namespace goes.
+		if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+		return nil
+	})
 }
 
 // SetLink sets the node's link to a segment up or down, at the hub's side: as
