@@ -158,7 +158,11 @@ func run(ctx context.Context, o Options, args []string, log *slog.Logger, logFil
 	if o.Insecure {
 		log.Warn("--insecure: whoever can send on the segment can create, redirect and end every connection")
 	}
-	m := NewMirrorer(o.engineConfig(keys, tapCfg), kernel, conn, log)
+	cfg := o.engineConfig(keys, tapCfg)
+	if cfg.DropSequence, err = tap.SequenceBroken(); err != nil {
+		return errors.Join(err, kernel.Close())
+	}
+	m := NewMirrorer(cfg, kernel, conn, log)
 	log.Info("started", "node", o.Node, "incarnation", m.incarnation(), "interfaces", strings.Join(o.Interfaces, ","), "group", o.Group,
 		"auth", o.Auth, "tap", o.Tap, "reattached", kernel.Reattached())
 

@@ -2,7 +2,6 @@ package syncd
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -54,8 +53,17 @@ func (d *memDirector) entries() int {
 
 var testGroup = netip.MustParseAddrPort("224.0.0.81:8848")
 
-// startMemory starts a director in the present network namespace, on interface ifname.
+// startMemory starts a director with memory for a kernel in the present network namespace.
 func startMemory(tb testing.TB, node string, interfaces ...string) *memDirector {
+	tb.Helper()
+	d := &memDirector{kernel: map[netip.AddrPort]ipvssync.Record{}}
+	d.tap = tap.NewMemory(d.take, nil)
+	d.Mirrorer = startMirrorer(tb, d.tap, node, interfaces...)
+	return d
+}
+
+// startMirrorer starts a mirrorer in the present network namespace.
+func startMirrorer(tb testing.TB, t tap.Tap, node string, interfaces ...string) *Mirrorer {
 	tb.Helper()
 	keys, err := seal.Parse([]byte("1 " + strings.Repeat("5a", 32)))
 	if err != nil {
@@ -69,22 +77,20 @@ func startMemory(tb testing.TB, node string, interfaces ...string) *memDirector 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d := &memDirector{kernel: map[netip.AddrPort]ipvssync.Record{}}
-	d.tap = tap.NewMemory(d.take, nil)
-	d.Mirrorer = NewMirrorer(engine.Config{
+	m := NewMirrorer(engine.Config{
 		Node: node, Incarnation: peer.NewIncarnation(), Links: interfaces, SyncID: 1, Ring: ring,
 		Tick: netip.MustParseAddrPort("169.254.81.1:8848"),
-	}, d.tap, conn, slog.New(slog.NewTextHandler(tb.Output(), nil)))
+	}, t, conn, slog.New(slog.NewTextHandler(tb.Output(), nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
+	go func() { done <- m.Run(ctx) }()
 	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			tb.Errorf("%s: %v", node, err)
 		}
 	})
-	return d
+	return m
 }
 
 // eventually waits until ok, at most 10 s.
@@ -168,42 +174,5 @@ func TestMirrorOverSockets(t *testing.T) {
 	found := 0
 	if err := a.connections(context.Background(), map[string][]string{"origin": {"b"}}, func(any) error { found++; return nil }); err != nil || found != 2000 {
 		t.Errorf("%d connections of b listed, error %v", found, err)
-	}
-}
-
-// benchmarkOut measures records from the tap to the link; nobody listens.
-func BenchmarkMirrorerOut(b *testing.B) {
-	for _, each := range []int{1, 40} {
-		b.Run(fmt.Sprintf("records=%d", each), func(b *testing.B) {
-			nstest.New(b)
-			other := nstest.Other(b)
-			nstest.Veth(b, "a0", []string{"192.0.2.10/24"}, other, "b0", []string{"192.0.2.11/24"})
-			a := startMemory(b, "a", "a0")
-			eventually(b, "synced", synced(a))
-			var msgs [][]byte
-			var bld ipvssync.Builder
-			for i := 0; i < 100_000; {
-				bld.Reset(nil, 9, 0)
-				for range each {
-					r := testConn(i)
-					if err := bld.Add(&r); err != nil {
-						b.Fatal(err)
-					}
-					i++
-				}
-				m, _ := bld.Finish()
-				msgs = append(msgs, m)
-			}
-			sent := func() uint64 { return a.Status().Counters["sent_records"] }
-			n, before := 0, sent()
-			for b.Loop() {
-				if err := a.tap.Report(msgs[n%len(msgs)]); err != nil {
-					b.Fatal(err)
-				}
-				n++
-			}
-			eventually(b, "everything is sent", func() bool { return sent()-before == uint64(n*each) })
-			b.ReportMetric(float64(n*each)/b.Elapsed().Seconds(), "records/s")
-		})
 	}
 }

@@ -60,6 +60,7 @@ type Config struct {
 	Tick        netip.AddrPort                          // virtual service of the tap's own connection, which is never mirrored
 	OnTick      func(now time.Time, r *ipvssync.Record) // told of records of that connection; may be nil
 
+	DropSequence  bool      // the kernel's reports have sequence numbers that are wrong
 	TemplatesOnly bool      // --mirror templates
 	Services      []Service // --mirror_service; none: all
 

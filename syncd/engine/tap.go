@@ -52,6 +52,9 @@ func (e *Engine) local(now time.Time, r *ipvssync.Record) {
 		e.counters[TapFiltered]++
 		return
 	}
+	if e.cfg.DropSequence {
+		r.DropSeq()
+	}
 	r.Normalize()
 	origin, newest, known := e.table.Newest(r)
 	grant := newest.Grant

@@ -1,13 +1,13 @@
 package tap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
-	"sync/atomic"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"saru/lib/ipvs"
 	"saru/lib/sysctl"
@@ -79,27 +79,13 @@ func (c *Config) guard() guard.Config {
 	return guard.Config{Table: guardTable, Device: c.Device, Group: group, Peer: c.peer(), Local: c.Local, TickPort: port}
 }
 
-// Kernel is the tap on the kernel of this network namespace.
+// Kernel is the tap on the kernel of this network namespace, with everything that it needs there.
 type Kernel struct {
+	*TUN
 	cfg      Config
-	dev      *tun.Device
-	reader   *tun.Reader
 	daemons  ipvs.Daemons
 	services ipvs.Services
-
-	began bool // Open has changed something
-
-	backupID atomic.Uint32
-	ignored  atomic.Uint64 // packets of the device that are not messages of the master thread
-
-	// Used by Read only.
-	master   netip.AddrPort // of the master thread's socket
-	lookedUp time.Time
-	bufs     [][]byte
-	sizes    []int
-
-	writing sync.Mutex // guards out
-	out     []byte
+	began    bool // Open has changed something
 }
 
 // Open connects to the kernel: sysctls, guard, device, threads and the tick's service, in this order. What a killed syncd has left is
@@ -107,11 +93,11 @@ type Kernel struct {
 func Open(cfg Config) (*Kernel, error) {
 	k := &Kernel{cfg: cfg}
 	if err := k.open(); err != nil {
-		if k.began {
+		if k.began && !errors.Is(err, tun.ErrBusy) { // another syncd's device: everything there is its own
 			err = errors.Join(err, cfg.clean(k.daemons, k.services))
 		}
-		if k.dev != nil {
-			_ = k.dev.Close()
+		if k.TUN != nil {
+			_ = k.TUN.Close()
 		}
 		k.closeHandles()
 		return nil, err
@@ -140,13 +126,14 @@ func (k *Kernel) open() (err error) {
 	if err := guard.Install(k.cfg.guard()); err != nil {
 		return fmt.Errorf("guard device %s: %w", k.cfg.Device, err)
 	}
-	if k.dev, err = tun.Open(tun.Config{Name: k.cfg.Device, Local: k.cfg.Local, Peer: k.cfg.peer()}); err != nil {
+	dev, err := tun.Open(tun.Config{Name: k.cfg.Device, Local: k.cfg.Local, Peer: k.cfg.peer()})
+	if err != nil {
 		return err
 	}
-	if k.reader, err = k.dev.NewReader(); err != nil {
-		return err
+	if k.TUN, err = NewTUN(dev, k.cfg.Local, udpTable, k.cfg.Log); err != nil {
+		return errors.Join(err, dev.Close())
 	}
-	if err := k.startThreads(!k.dev.Reattached()); err != nil {
+	if err := k.startThreads(!dev.Reattached()); err != nil {
 		return err
 	}
 	return k.addTickService()
@@ -154,7 +141,7 @@ func (k *Kernel) open() (err error) {
 
 // Close detaches from the device and leaves everything as it is: the kernel's threads go on, and the next Open finds them.
 func (k *Kernel) Close() error {
-	err := k.dev.Close()
+	err := k.TUN.Close()
 	k.closeHandles()
 	return err
 }
@@ -217,4 +204,30 @@ func (c *Config) clean(daemons ipvs.Daemons, services ipvs.Services) error {
 		c.Log.Info("sysctl restored", "name", ch.Name, "old", ch.Old, "new", ch.New)
 	}
 	return errors.Join(errs...)
+}
+
+// SequenceBroken reports whether this kernel's master thread sends version 1 records with sequence numbers that are not the
+// connection's: up to 7.1, ip_vs_sync_conn calls hton_seq with its arguments exchanged, and what was in the buffer's memory goes out
+// (found by capture on 6.1 and 6.12; 7.2 is right). Nothing in these kernels sets such numbers by itself.
+func SequenceBroken() (bool, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return false, fmt.Errorf("read the kernel's version: %w", err)
+	}
+	return sequenceBroken(unix.ByteSliceToString(u.Release[:])), nil
+}
+
+func sequenceBroken(release string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return true // numbers that may be wrong are worse than none
+	}
+	return major < 7 || major == 7 && minor < 2
+}
+
+// Guard watches the device's guard and mends it until ctx ends.
+func (k *Kernel) Guard(ctx context.Context) error {
+	return guard.Watch(ctx, k.cfg.guard(), func(why string) {
+		k.cfg.Log.Warn("the guard of the device was put back", "device", k.cfg.Device, "why", why)
+	})
 }

@@ -146,7 +146,7 @@ func (k *Kernel) startThreads(fresh bool) error {
 			return err
 		}
 	}
-	k.backupID.Store(uint32(want[ipvs.Backup].SyncID))
+	k.syncID.Store(uint32(want[ipvs.Backup].SyncID))
 	return nil
 }
 
