@@ -26,6 +26,9 @@ import (
 	"saru/syncd/tap"
 )
 
+// probeInterval is how often it is looked whether the host's firewall lets through what is injected.
+const probeInterval = 10 * time.Second
+
 // Exit statuses of DESIGN's contract.
 const (
 	exitGood    = 0
@@ -210,7 +213,8 @@ func (d *daemon) watch(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var seen services
-	synced := false
+	var probed time.Time
+	synced, blocked := false, false
 	for {
 		list, err := d.kernel.Mend()
 		if errors.Is(err, tap.ErrForeignDaemon) {
@@ -229,6 +233,20 @@ func (d *daemon) watch(ctx context.Context) error {
 					d.log.Info("interface joined again", "interface", l.Interface(), "index", l.Index())
 				}
 			}
+		}
+		if now := time.Now(); now.Sub(probed) > probeInterval {
+			probed = now
+			err := d.kernel.Probe()
+			switch is := errors.Is(err, tap.ErrBlocked); {
+			case is && !blocked:
+				d.log.Error("nothing of the peers reaches this kernel", "error", err)
+			case err == nil && blocked:
+				d.log.Info("what syncd injects reaches the kernel again")
+			case err != nil && !is:
+				d.log.Warn("probe the way into the kernel", "error", err)
+			}
+			blocked = errors.Is(err, tap.ErrBlocked)
+			d.blocked.Store(blocked)
 		}
 		d.With(func(e *engine.Engine) {
 			if e.Synced() && !synced {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,7 @@ type Mirrorer struct {
 
 	lag     lag
 	dropped dropCount
+	blocked atomic.Bool // what is injected does not reach the kernel
 }
 
 // NewMirrorer returns a mirrorer; it fills in Output, OnTick, Log and Now of the engine's configuration. conn's links must be in

@@ -68,6 +68,10 @@ func (m *Mirrorer) ioCounters() map[string]uint64 {
 	if _, dropped, err := m.tap.Queued(); err == nil {
 		c["kernel_dropped"] = dropped
 	}
+	c["input_blocked"] = 0
+	if m.blocked.Load() {
+		c["input_blocked"] = 1
+	}
 	if k, ok := m.tap.(interface{ Ignored() uint64 }); ok {
 		c["tap_ignored"] = k.Ignored()
 	}
