@@ -125,7 +125,7 @@ func check(o Options, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%s\n", oneLine(err))
 	}
 	if len(findings) > 0 {
-		fmt.Fprintf(stderr, "syncd: --check: %d findings\n", len(findings))
+		fmt.Fprintf(stderr, "syncd: --check: findings: %d\n", len(findings))
 		return exitRefused
 	}
 	fmt.Fprintln(stdout, "syncd: configuration and kernel are good")

@@ -62,7 +62,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitGood
 	}
-	if o.LogFacility != logging.Terminal {
+	if !logging.OnStderr(closer) { // there the line below is enough
 		log.Error("syncd stops", "error", oneLine(err))
 	}
 	return fail(stderr, err)
