@@ -136,3 +136,31 @@ func (c *Cache) once(ctx context.Context, name string, build func(tmp string) er
 	}
 	return final, nil
 }
+
+// scratch makes a folder for one run. It is locked while it is used, so that
+// a later run can remove what one left behind that was killed.
+func (c *Cache) scratch() (dir string, remove func(), err error) {
+	old, err := filepath.Glob(c.path("run-*"))
+	if err != nil {
+		return "", nil, fmt.Errorf("run folder: %w", err)
+	}
+	for _, d := range old {
+		if f, err := os.Open(d); err == nil {
+			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				os.RemoveAll(d)
+			}
+			f.Close()
+		}
+	}
+	if dir, err = os.MkdirTemp(c.dir, "run-"); err != nil {
+		return "", nil, fmt.Errorf("run folder: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("run folder: %w", err), os.RemoveAll(dir))
+	}
+	return dir, func() { os.RemoveAll(dir); f.Close() }, nil
+}

@@ -95,11 +95,11 @@ func Run(ctx context.Context, cfg Config) (exit int, err error) {
 		}
 		initrds = append(initrds, extra)
 	}
-	dir, err := os.MkdirTemp(c.dir, "run-")
+	dir, remove, err := c.scratch()
 	if err != nil {
-		return 0, fmt.Errorf("run folder: %w", err)
+		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	j := cfg.job()
 	own := filepath.Join(dir, "own.cpio")
 	if err := writeArchive(own, func(a *archive) error { return cfg.fill(a, j) }); err != nil {
@@ -262,11 +262,11 @@ const trialLimit = 20 * time.Second
 
 // trial boots a guest that does nothing.
 func (c *Cache) trial(ctx context.Context, q *qemu, k *kernel, base string) error {
-	dir, err := os.MkdirTemp(c.dir, "run-")
+	dir, remove, err := c.scratch()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	own := filepath.Join(dir, "own.cpio")
 	err = writeArchive(own, func(a *archive) error {
 		self, err := os.Executable()
