@@ -131,11 +131,11 @@ func run(ctx context.Context, o Options, args []string, log *slog.Logger, logFil
 		return environment(err)
 	}
 	tapCfg := o.tapConfig(log)
-	for _, p := range tap.Check(tapCfg) {
-		if p.Environment {
-			return environment(p.Err)
+	if problems := tap.Check(tapCfg); len(problems) > 0 {
+		if p := problems[0]; !p.Environment {
+			return p.Err
 		}
-		return p.Err
+		return environment(problems[0].Err)
 	}
 	listener, err := control.Listen(o.Control)
 	if err != nil {

@@ -122,6 +122,11 @@ func (m *Mirrorer) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// ended reports whether a read failed, or might as well have, because Run is over.
+func ended(ctx context.Context, err, closed error) bool {
+	return ctx.Err() != nil || errors.Is(err, closed)
+}
+
 // readTap gives the kernel's messages to the engine.
 func (m *Mirrorer) readTap(ctx context.Context) error {
 	msgs := make([]tap.Message, batch)
@@ -130,7 +135,7 @@ func (m *Mirrorer) readTap(ctx context.Context) error {
 	}
 	for {
 		n, err := m.tap.Read(msgs)
-		if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
+		if ended(ctx, err, os.ErrClosed) {
 			return nil
 		}
 		if err != nil {
@@ -157,7 +162,7 @@ func (m *Mirrorer) readLink(ctx context.Context, index int, l *mcast.Link) error
 	}
 	for {
 		n, err := l.ReadBatch(msgs)
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		if ended(ctx, err, net.ErrClosed) {
 			return nil
 		}
 		if err != nil {

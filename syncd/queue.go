@@ -7,13 +7,12 @@ import (
 
 // queue hands byte strings from one side to another in batches, and its buffers back. The zero value is not ready: use newQueue.
 type queue struct {
-	mu     sync.Mutex
-	items  [][]byte
-	free   [][]byte
-	wake   chan struct{} // something was put
-	room   chan struct{} // something was taken
-	most   int           // the most that ever waited
-	closed bool
+	mu    sync.Mutex
+	items [][]byte
+	free  [][]byte
+	wake  chan struct{} // something was put
+	room  chan struct{} // something was taken
+	most  int           // the most that ever waited
 }
 
 func newQueue() *queue {

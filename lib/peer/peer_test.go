@@ -245,7 +245,7 @@ func TestIDs(t *testing.T) {
 	if got := IDOf("abc").String(); got != "ba7816bf8f01cfea" { // SHA-256("abc"), FIPS 180-4
 		t.Errorf("IDOf: %s", got)
 	}
-	if NewIncarnation() == NewIncarnation() {
+	if first, second := NewIncarnation(), NewIncarnation(); first == second {
 		t.Error("two incarnations are the same")
 	}
 }

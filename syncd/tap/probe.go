@@ -12,7 +12,7 @@ import (
 	"saru/proto/ipvssync"
 )
 
-// ErrBlocked: what is injected does not arrive at the kernel's socket. A firewall that drops in INPUT by default does that.
+// ErrBlocked says that what is injected does not arrive at the kernel's socket, as when a firewall drops in INPUT by default.
 var ErrBlocked = errors.New("a firewall of this host drops what syncd injects")
 
 // probeTime is how long a probe may take. The packet is delivered before the write to the device returns, or by the processor's backlog.
