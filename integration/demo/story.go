@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"saru/integration/farm"
@@ -99,7 +100,7 @@ type teller struct {
 func tell(ctx context.Context, s *screen, m mirror) (_ *result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, runLimit)
 	defer cancel()
-	f, err := farm.Start(farm.Spec{Name: "demo-" + m.name(), Directors: 2, RealServers: 2, Clients: 2, SyncSegment: true, DirectReturn: true})
+	f, err := farm.Start(farm.Spec{Name: "demo-" + strings.NewReplacer(", ", "-", " ", "-").Replace(m.name()), Directors: 2, RealServers: 2, Clients: 2, SyncSegment: true, DirectReturn: true})
 	if err != nil {
 		return nil, err
 	}
