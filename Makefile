@@ -95,7 +95,7 @@ stage: build
 test-guest: deps-lab stage ## only the tests on real IPVS kernels
 	@for k in $(KERNELS); do \
 		echo "== Linux of Debian $$k"; \
-		SARU_LAB_FILES=$(STAGE):/ CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout $(GUEST_LIMIT) -run '$(RUN)' $(TESTFLAGS) -exec "$(CURDIR)/bin/labrun --timeout $(GUEST_LIMIT) --kernel $$k" $(GUEST) || exit 1; \
+		SARU_LAB_TOOLS=tshark SARU_LAB_FILES=$(STAGE):/ CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout $(GUEST_LIMIT) -run '$(RUN)' $(TESTFLAGS) -exec "$(CURDIR)/bin/labrun --timeout $(GUEST_LIMIT) --kernel $$k" $(GUEST) || exit 1; \
 	done
 
 .PHONY: test-kernels
