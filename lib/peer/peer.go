@@ -67,6 +67,7 @@ type Echo struct {
 	Stream      uint64        // newest stream sequence number heard
 	Age         time.Duration // since it was last heard
 	Counts      bool          // what this incarnation sends is used
+	Lacks       bool          // but not all of it has arrived
 }
 
 // Heartbeat is what this package needs of a heartbeat that has been authenticated.
@@ -126,6 +127,7 @@ type Peer struct {
 	Stream      Window
 	Announced   uint64 // newest stream sequence number that the peer says it has used
 	Echoed      Echo   // its newest echo of this director
+	Lacks       bool   // what the user says to be echoed: datagrams of its stream are missing here
 	Links       []LinkState
 
 	candidates []candidate
@@ -145,6 +147,7 @@ type candidate struct {
 	since       uint64 // this director's newest control number when the candidate was first heard
 	control     uint64
 	stream      uint64
+	echo        uint64 // newest control number of this director that it has echoed
 	heard       time.Time
 }
 

@@ -144,7 +144,16 @@ func TestLostAndReturned(t *testing.T) {
 	if len(lost) != 1 || lost[0] != "a" || len(b.set.Echoes(nil, t0, 10)) != 0 {
 		t.Errorf("lost: %v, echoes %v", lost, b.set.Echoes(nil, t0, 10))
 	}
-	if _, v, e := b.set.Heartbeat(t0.Add(5*time.Second), a.heartbeat(t0, b)); v != Accept || e != Returned {
+	// What a sent while b could not hear it is new to b's windows: it proves nothing.
+	late := t0.Add(5 * time.Second)
+	if _, v, e := b.set.Heartbeat(late, a.heartbeat(late, b)); v != WrongIncarnation || e != Nothing {
+		t.Errorf("heard again, without a fresh echo: verdict %v, event %v", v, e)
+	}
+	if _, v := b.set.Stream(late, a.id, a.inc, 7, 0); v != WrongIncarnation {
+		t.Errorf("stream of a lost peer: %v", v)
+	}
+	a.set.Heartbeat(late, b.heartbeat(late, a))
+	if _, v, e := b.set.Heartbeat(late, a.heartbeat(late, b)); v != Accept || e != Returned {
 		t.Errorf("heard again: verdict %v, event %v", v, e)
 	}
 }
@@ -208,6 +217,25 @@ func TestEchoesPage(t *testing.T) {
 		if seen[ID(i+1)] != 4 {
 			t.Errorf("node %d echoed %d times in 10 pages of 4", i+1, seen[ID(i+1)])
 		}
+	}
+}
+
+// A node that has never been heard gets the place of the peer that was lost the longest.
+func TestEvictsTheLost(t *testing.T) {
+	b := newNode("b", 2, 1)
+	b.set.NextControl()
+	for i := range MaxPeers {
+		for range 2 {
+			b.set.Heartbeat(t0, Heartbeat{Node: ID(i + 1), Incarnation: 1, Control: b.set.NextControl(), Echo: Echo{Incarnation: b.inc, Control: b.set.control}})
+		}
+	}
+	h := Heartbeat{Node: 1000, Incarnation: 1, Control: 1}
+	if _, v, _ := b.set.Heartbeat(t0, h); v != Overflow {
+		t.Errorf("while all are heard: %v", v)
+	}
+	b.set.Expire(t0.Add(time.Minute), time.Second, func(*Peer) {})
+	if _, v, _ := b.set.Heartbeat(t0, h); v != WrongIncarnation || len(b.set.peers) != MaxPeers {
+		t.Errorf("when all are lost: %v, %d peers", v, len(b.set.peers))
 	}
 }
 

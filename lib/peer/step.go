@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -13,9 +14,12 @@ func (s *Set) Heartbeat(now time.Time, h Heartbeat) (*Peer, Verdict, Event) {
 		}
 		return nil, WrongIncarnation, s.stranger(now, h)
 	}
+	if h.Control == 0 {
+		return nil, Replayed, Nothing // numbers begin at 1; 0 would put the floor of the windows at the highest number
+	}
 	p := s.peers[h.Node]
 	if p == nil {
-		if len(s.peers) >= MaxPeers {
+		if len(s.peers) >= MaxPeers && !s.evict() {
 			return nil, Overflow, Nothing
 		}
 		p = &Peer{ID: h.Node, Links: make([]LinkState, s.links)}
@@ -30,6 +34,14 @@ func (s *Set) Heartbeat(now time.Time, h Heartbeat) (*Peer, Verdict, Event) {
 		}
 		p.admit(h)
 		event = Admitted
+	} else if p.Lost {
+		// Datagrams that were sent to a director that could not hear them are new to its windows for ever: who was lost must prove anew
+		// that it lives. It keeps its windows.
+		var lives bool
+		if p.candidates, lives = s.prove(p.candidates, now, h); !lives {
+			return nil, WrongIncarnation, Nothing
+		}
+		p.candidates = nil
 	}
 	switch p.arrived(now, h.Link, h.Control, true) {
 	case Duplicate:
@@ -58,7 +70,7 @@ func (s *Set) Stream(now time.Time, id ID, inc Incarnation, seq uint64, link int
 		return nil, Own
 	}
 	p := s.peers[id]
-	if p == nil || p.Incarnation == 0 || p.Incarnation != inc {
+	if p == nil || p.Incarnation == 0 || p.Incarnation != inc || p.Lost {
 		return nil, WrongIncarnation
 	}
 	switch p.arrived(now, link, seq, false) {
@@ -76,7 +88,7 @@ func (p *Peer) admit(h Heartbeat) {
 	p.Control.Reset(h.Control - 1)
 	p.Stream.Reset(h.Stream)
 	p.Announced = h.Stream
-	p.candidates, p.Lost = nil, false
+	p.candidates, p.Lost, p.Lacks = nil, false, false
 	for i := range p.Links {
 		l := &p.Links[i]
 		l.control.Reset(h.Control - 1)
@@ -100,16 +112,24 @@ func (p *Peer) arrived(now time.Time, link int, seq uint64, control bool) Arriva
 
 // prove looks whether h shows that its incarnation lives now, and otherwise keeps it among the candidates.
 func (s *Set) prove(cs []candidate, now time.Time, h Heartbeat) ([]candidate, bool) {
+	echo := uint64(0)
+	if h.Echo.Incarnation == s.incarnation {
+		echo = h.Echo.Control
+	}
 	i := slices.IndexFunc(cs, func(c candidate) bool { return c.incarnation == h.Incarnation })
 	if i < 0 {
 		if len(cs) >= maxCandidates {
-			oldest := 0
+			// The one with the newest echo stays: old datagrams, however many, cannot push out who hears this director now.
+			worst := 0
 			for j := range cs {
-				if cs[j].heard.Before(cs[oldest].heard) {
-					oldest = j
+				if cmp.Or(cmp.Compare(cs[j].echo, cs[worst].echo), cs[j].heard.Compare(cs[worst].heard)) < 0 {
+					worst = j
 				}
 			}
-			cs = slices.Delete(cs, oldest, oldest+1)
+			if echo < cs[worst].echo {
+				return cs, false
+			}
+			cs = slices.Delete(cs, worst, worst+1)
 		}
 		cs = append(cs, candidate{incarnation: h.Incarnation, since: s.control})
 		i = len(cs) - 1
@@ -118,8 +138,8 @@ func (s *Set) prove(cs []candidate, now time.Time, h Heartbeat) ([]candidate, bo
 	if h.Control > c.control {
 		c.control, c.stream = h.Control, h.Stream
 	}
-	c.heard = now
-	return cs, h.Echo.Incarnation == s.incarnation && h.Echo.Control > c.since
+	c.heard, c.echo = now, max(c.echo, echo)
+	return cs, echo > c.since
 }
 
 // stranger handles a heartbeat under this director's own name.
@@ -153,10 +173,20 @@ func (s *Set) Expire(now time.Time, deadtime time.Duration, lost func(*Peer)) {
 	})
 }
 
-// Forget drops a peer that will not come back, so that it no longer shows up and its place is free.
-func (s *Set) Forget(id ID) {
-	delete(s.peers, id)
-	s.order = slices.DeleteFunc(s.order, func(o ID) bool { return o == id })
+// evict makes room by dropping the peer that has been lost the longest.
+func (s *Set) evict() bool {
+	var worst *Peer
+	for _, p := range s.peers {
+		if p.Lost && (worst == nil || p.LastHeard.Before(worst.LastHeard)) {
+			worst = p
+		}
+	}
+	if worst == nil {
+		return false
+	}
+	delete(s.peers, worst.ID)
+	s.order = slices.DeleteFunc(s.order, func(id ID) bool { return id == worst.ID })
+	return true
 }
 
 // Echoes appends what the next heartbeat tells the others: up to limit echoes, going round from call to call when there are more.
@@ -172,7 +202,7 @@ func (s *Set) Echoes(dst []Echo, now time.Time, limit int) []Echo {
 		p := s.peers[id]
 		if p.Incarnation != 0 && !p.Lost {
 			all = append(all, Echo{Node: id, Incarnation: p.Incarnation, Control: p.Control.Newest(),
-				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard), Counts: true})
+				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard), Counts: true, Lacks: p.Lacks})
 		}
 		add(id, p.candidates)
 	}

@@ -20,7 +20,8 @@ type Window struct {
 	floor    uint64 // numbers up to here never count
 	newest   uint64
 	received uint64 // numbers above floor
-	bits     [windowSize / 64]uint64
+	// One word more than the window: those of the newest number's word that are still to come are cleared with it.
+	bits [windowSize/64 + 1]uint64
 }
 
 // Reset forgets everything; only numbers above floor count from now on.

@@ -59,11 +59,14 @@ type Echo struct {
 	Control     uint64 // newest control sequence number
 	Stream      uint64 // newest stream sequence number
 	Age         uint32 // milliseconds since it was last heard
-	Flags       uint8  // EchoCounts
+	Flags       uint8  // EchoCounts, EchoLacks
 }
 
-// EchoCounts in an Echo says that the sender uses what this incarnation of the node sends.
-const EchoCounts = 0x01
+// Flags of an Echo.
+const (
+	EchoCounts = 0x01 // the sender uses what this incarnation of the node sends
+	EchoLacks  = 0x02 // it lacks datagrams of the node's stream, and asks for the node's table
+)
 
 // AppendHeartbeat appends the body of a heartbeat with the echoes. On an error b is returned unchanged.
 func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {

@@ -50,7 +50,7 @@
 //	          16 8  newest control sequence number heard from it
 //	          24 8  newest stream sequence number heard from it
 //	          32 4  age: milliseconds since it was last heard
-//	          36 1  flags (EchoCounts)
+//	          36 1  flags (EchoCounts, EchoLacks)
 //	          37 3  reserved, zero
 //	..  ..  node name in printable ASCII without spaces, then zero bytes to a multiple of 4
 //

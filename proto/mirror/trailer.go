@@ -131,7 +131,7 @@ func ParseTrailer(b []byte) (t Trailer, start int, err error) {
 		return t, 0, ErrNoTrailer
 	}
 	if f[4] != FormatVersion {
-		return t, 0, fmt.Errorf("version %d: %w", f[4], ErrVersion)
+		return t, 0, ErrVersion
 	}
 	body := int(binary.BigEndian.Uint16(f[8:]))
 	start = len(b) - MinLen - body

@@ -16,7 +16,7 @@ const (
 	DropKind                       // of a kind that this version does not know
 	DropOwn                        // this director's own datagram, come back
 	DropPeers                      // from more nodes than are kept account of
-	DropStock                      // version 0 or 1 message whose records are damaged
+	DropStock                      // stock kernel's message with a damaged record; as in a kernel, what stood before it counts
 
 	DuplicateLink    // a copy that came by another link; normal with two interfaces
 	AcceptedUnsigned // datagrams believed without a signature

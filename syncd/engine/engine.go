@@ -86,9 +86,10 @@ type Engine struct {
 	nextExpiry    time.Time
 
 	synced   bool
-	stranger time.Time        // when any other director was last heard, admitted or not
-	progress time.Time        // when the join last came forward
-	taught   map[peer.ID]bool // who has sent all of its table
+	stranger time.Time // when any other director was last heard, admitted or not
+	progress time.Time // when the join last came forward
+	lessons  map[peer.ID]*lesson
+	told     time.Time        // when the latest table was sent to the end
 	wants    map[peer.ID]bool // who is to be sent the table
 	teach    teaching
 	rebind   rebinding
@@ -111,7 +112,7 @@ func New(cfg Config) *Engine {
 		peers:   peer.NewSet(self, cfg.Incarnation, len(cfg.Links)),
 		table:   table.New(cfg.Now),
 		names:   map[peer.ID]string{self: cfg.Node},
-		taught:  map[peer.ID]bool{},
+		lessons: map[peer.ID]*lesson{},
 		wants:   map[peer.ID]bool{},
 		started: cfg.Now,
 	}

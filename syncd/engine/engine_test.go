@@ -266,7 +266,7 @@ func TestTakeover(t *testing.T) {
 	stale := f.all["b"].counters[RemoteStale]
 	old := conn(1)
 	old.Real = netip.MustParseAddrPort("10.9.0.99:8080")
-	f.all["b"].remote(f.now.Add(time.Hour), &old, peer.IDOf("a"), table.Stamp{Grant: first.Grant, Clock: 1 << 60}, 0, false)
+	f.all["b"].remote(f.now, &old, peer.IDOf("a"), table.Stamp{Grant: first.Grant, Clock: 1 << 60}, 0, false)
 	f.all["b"].want(t, RemoteStale, stale+1)
 	// And back again: a's entry is local to its kernel, so there is no flag.
 	f.kernel("a", conn(1))

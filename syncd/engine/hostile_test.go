@@ -46,7 +46,7 @@ func pair(t testing.TB, mode string) *farm {
 func (d *director) state() string {
 	var s strings.Builder
 	st := d.Status(d.farm.now)
-	fmt.Fprintf(&s, "synced %v, %d injected, failure %v, wants %v, taught %v\n", st.Synced, len(d.injected), d.failure, d.wants, d.taught)
+	fmt.Fprintf(&s, "synced %v, %d injected, failure %v, wants %v, taught %v\n", st.Synced, len(d.injected), d.failure, d.wants, len(d.lessons))
 	for _, p := range st.Peers {
 		fmt.Fprintf(&s, "peer %+v\n", p)
 	}

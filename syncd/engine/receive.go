@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -18,7 +20,10 @@ import (
 func (e *Engine) FromNetwork(now time.Time, link int, src netip.AddrPort, b []byte) {
 	if why, drop := e.receive(now, link, src, b); drop {
 		e.counters[why]++
-		e.cfg.Log.Debug("datagram dropped", "reason", why, "source", src, "interface", e.cfg.Links[link], "bytes", len(b))
+		// Asked first, as the arguments are allocated: with two links every other datagram ends here.
+		if why != DuplicateLink && e.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
+			e.cfg.Log.Debug("datagram dropped", "reason", why, "source", src, "interface", e.cfg.Links[link], "bytes", len(b))
+		}
 		return
 	}
 	e.counters[ReceivedDatagrams]++
@@ -78,16 +83,20 @@ func (e *Engine) authentic(now time.Time, link int, t *mirror.Trailer, msg ipvss
 	}
 	switch t.Kind {
 	case mirror.KindRecords:
-		if t.Origin != t.Sender {
+		if t.Origin != t.Sender || len(t.Body) != 0 {
 			return DropTruncated, true
 		}
 	case mirror.KindTable:
 		if len(t.Body) != int(msg.Count)*mirror.TableItemLen {
 			return DropTruncated, true
 		}
+		l := e.lesson(p.ID)
 		if msg.Count == 0 {
-			e.taught[p.ID] = true
+			l.done, l.running, l.settled = now, false, l.missing
 			return 0, false
+		}
+		if !l.running {
+			l.running, l.missing = true, p.Missing()
 		}
 		e.progress = now
 	default:
@@ -102,11 +111,38 @@ var verdicts = [...]Counter{
 	peer.Overflow: DropPeers,
 }
 
+// reorderTime is how long after the end of a table its datagrams may still come, overtaken by it.
+const reorderTime = time.Second
+
+// lesson is what this director knows of a peer's teaching.
+type lesson struct {
+	done    time.Time // when the peer had sent all of its table; the zero time: not yet
+	running bool
+	missing uint64 // datagrams of its stream that were missing when the running table began
+	settled uint64 // and when the latest complete one began: that table makes up for them
+	suspect bool   // something was missing at the previous heartbeat
+}
+
+func (e *Engine) lesson(id peer.ID) *lesson {
+	l := e.lessons[id]
+	if l == nil {
+		l = &lesson{}
+		e.lessons[id] = l
+	}
+	return l
+}
+
 // apply enters the records of a stream datagram.
 func (e *Engine) apply(now time.Time, t *mirror.Trailer, msg ipvssync.Message) {
 	stamp, origin := table.Stamp{Grant: t.Grant, Clock: t.Clock}, peer.ID(t.Origin)
 	e.clock.Seen(t.Clock, wall(now))
 	r, age := msg.Reader(), uint32(0)
+	// A peer whose table was complete here once cannot tell of connections that were taken over behind this director's back; what it tells then is
+	// newer, also when this director was stalled and has old reports to publish.
+	first := t.Kind == mirror.KindTable
+	if l := e.lesson(peer.ID(t.Sender)); e.synced && !l.done.IsZero() && now.Sub(l.done) > reorderTime {
+		first = false
+	}
 	for i := 0; ; i++ {
 		err := r.Next(&e.rec)
 		if err != nil {
@@ -119,15 +155,16 @@ func (e *Engine) apply(now time.Time, t *mirror.Trailer, msg ipvssync.Message) {
 			it := mirror.TableItemAt(t.Body, i)
 			stamp.Clock, age = t.Clock-min(it.ClockOffset, t.Clock), it.Age
 		}
-		e.remote(now, &e.rec, origin, stamp, age, t.Kind == mirror.KindTable)
+		e.remote(now, &e.rec, origin, stamp, age, first)
 	}
 }
 
-// remote enters a record of another director and injects it if it is the newest that is known of its connection.
-func (e *Engine) remote(now time.Time, r *ipvssync.Record, origin peer.ID, stamp table.Stamp, age uint32, taught bool) {
+// remote enters a record of another director and injects it if it is the newest that is known of its connection. first says that it
+// comes with the first table that its sender teaches this director.
+func (e *Engine) remote(now time.Time, r *ipvssync.Record, origin peer.ID, stamp table.Stamp, age uint32, first bool) {
 	e.counters[RemoteRecords]++
 	r.Normalize()
-	if taught && !e.synced && e.reclaim(now, r, stamp) {
+	if first && e.reclaim(now, r, stamp) {
 		return
 	}
 	switch e.table.Put(now, r, origin, stamp, age) {
@@ -156,6 +193,7 @@ func (e *Engine) heard(now time.Time, link int, t *mirror.Trailer) (Counter, boo
 			h.Echo = peer.Echo{
 				Node: e.self, Incarnation: e.cfg.Incarnation, Control: echo.Control, Stream: echo.Stream,
 				Age: time.Duration(echo.Age) * time.Millisecond, Counts: echo.Flags&mirror.EchoCounts != 0,
+				Lacks: echo.Flags&mirror.EchoLacks != 0,
 			}
 		}
 	}
@@ -167,6 +205,12 @@ func (e *Engine) heard(now time.Time, link int, t *mirror.Trailer) (Counter, boo
 	if v != peer.Accept {
 		return verdicts[v], true
 	}
+	if echo := p.Echoed; echo.Incarnation == e.cfg.Incarnation && (!echo.Counts || echo.Lacks && now.Sub(e.told) > retellInterval) {
+		e.wants[p.ID] = true // it does not count this director, or no longer, or lacks something: it is taught as soon as it counts
+	}
+	l := e.lesson(p.ID)
+	lacks := p.Missing() > l.settled
+	p.Lacks, l.suspect = lacks && l.suspect, lacks // two heartbeats in a row: not because of an overtaking
 	return 0, false
 }
 
@@ -175,7 +219,7 @@ func (e *Engine) happened(now time.Time, p *peer.Peer, h peer.Heartbeat, event p
 	switch event {
 	case peer.Admitted:
 		e.names[p.ID] = h.Name
-		e.taught[p.ID] = false
+		delete(e.lessons, p.ID)
 		e.wants[p.ID] = true
 		e.progress = now
 		e.cfg.Log.Info("peer admitted", "peer", h.Name, "incarnation", p.Incarnation, "synced", h.Synced)

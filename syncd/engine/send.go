@@ -47,9 +47,11 @@ func (bs *builders) get(now time.Time, kind mirror.Kind, origin peer.ID, grant m
 	if len(bs.open) == openMessages {
 		bs.finish(0)
 	}
-	m := &message{}
+	var m *message
 	if n := len(bs.idle); n > 0 {
 		m, bs.idle = bs.idle[n-1], bs.idle[:n-1]
+	} else {
+		m = &message{}
 	}
 	m.kind, m.origin, m.grant, m.clock = kind, origin, grant, 0
 	m.clocks, m.ages, m.last = m.clocks[:0], m.ages[:0], false
@@ -163,6 +165,9 @@ func (e *Engine) heartbeat(now time.Time) {
 		}
 		if p.Counts {
 			echo.Flags |= mirror.EchoCounts
+		}
+		if p.Lacks {
+			echo.Flags |= mirror.EchoLacks
 		}
 		e.wire = append(e.wire, echo)
 	}

@@ -38,6 +38,9 @@ func (e *Engine) FromTap(now time.Time, b []byte) {
 			}
 			continue
 		}
+		if e.rec.Timeout == 0 {
+			e.rec.Timeout = defaultTimeout(&e.rec)
+		}
 		e.local(now, &e.rec)
 	}
 }
@@ -95,11 +98,12 @@ func (s *Service) matches(r *ipvssync.Record) bool {
 		(s.Virtual.Port() == r.Virtual.Port() || s.Virtual.Port() == 0 || r.Virtual.Port() == 0)
 }
 
-// reclaim handles a taught record of a connection that this kernel has forwarded packets of since the daemon started, before it knew
-// of the record: the connection is live here, and what is taught is older. It is published again above it.
+// reclaim handles a taught record of a connection that this kernel has forwarded packets of since the daemon started, before its
+// teacher knew: the connection is live here, and what is taught is older. It is published again above it.
 func (e *Engine) reclaim(now time.Time, r *ipvssync.Record, taught table.Stamp) bool {
 	origin, newest, known := e.table.Newest(r)
-	if !known || origin != e.self || newest.Clock < wall(e.started) {
+	if !known || origin != e.self || newest.Clock < wall(e.started) || taught.Grant < newest.Grant ||
+		e.synced && taught.Clock >= newest.Clock {
 		return false
 	}
 	cur, _ := e.table.Get(now, r)

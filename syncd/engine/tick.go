@@ -13,6 +13,10 @@ import (
 const (
 	// teachPerTick is how many entries are sent to newcomers: 40 datagrams, 64,000 entries a second.
 	teachPerTick = 1280
+	// lookPerTick is how many places of the table are looked at for that; a table that was large once has many empty ones.
+	lookPerTick = 50000
+	// retellInterval is how long after a table the next one is sent to who lacks something.
+	retellInterval = 5 * time.Second
 	// rebindPerTick is how many entries are looked at for services that have come.
 	rebindPerTick = 20000
 )
@@ -61,7 +65,7 @@ func (e *Engine) join(now time.Time) {
 			continue
 		}
 		peers++
-		if !e.taught[p.ID] {
+		if e.lesson(p.ID).done.IsZero() {
 			untaught++
 		}
 	}
@@ -98,9 +102,11 @@ func (e *Engine) teachStep(now time.Time) {
 	if !e.teach.active {
 		return
 	}
-	e.teach.at = e.table.Walk(now, e.teach.at, teachPerTick, func(en *table.Entry) bool {
+	left := teachPerTick
+	e.teach.at = e.table.Walk(now, e.teach.at, lookPerTick, func(en *table.Entry) bool {
 		e.tell(now, en)
-		return true
+		left--
+		return left > 0
 	})
 	if !e.teach.at.Done {
 		return
@@ -114,7 +120,7 @@ func (e *Engine) teachStep(now time.Time) {
 	e.builders.get(now, mirror.KindTable, e.self, 0, 0).last = true
 	e.builders.flush()
 	e.cfg.Log.Info("table sent", "entries", e.teach.sent, "took", now.Sub(e.teach.since).Round(time.Millisecond))
-	e.teach = teaching{}
+	e.teach, e.told = teaching{}, now
 }
 
 // tell puts one entry into a table message. What is about to expire is not worth it.
@@ -162,7 +168,7 @@ func (e *Engine) rebindStep(now time.Time) {
 		return
 	}
 	e.rebind.at = e.table.Walk(now, e.rebind.at, rebindPerTick, func(en *table.Entry) bool {
-		if en.Origin == e.self && en.Stamp.Clock >= wall(e.started) || en.Remaining == 0 {
+		if en.Origin == e.self && en.Stamp.Clock >= wall(e.started) && en.Record.Flags&ipvssync.FlagSync == 0 || en.Remaining == 0 {
 			return true // made by this kernel, so bound when it was made
 		}
 		for i := range e.rebind.services {

@@ -101,6 +101,10 @@ func (t *Table) originIndex(id peer.ID) (uint16, bool) {
 	return uint16(i), true
 }
 
+// expirySlack is by how many seconds replicas may differ in when an entry expires: times are whole seconds of each one's own, and an entry
+// that was taught has been rounded twice. Where its time is over already, the next connection of the same ports starts from grant 0.
+const expirySlack = 2
+
 // Put enters a record that the origin stamped, age seconds ago. It keeps nothing of the memory that r points to.
 func (t *Table) Put(now time.Time, r *ipvssync.Record, from peer.ID, stamp Stamp, age uint32) Outcome {
 	if r.Client.Addr().Is4() {
@@ -130,7 +134,8 @@ func put[A address](t *Table, s *store[A], now time.Time, k key[A], real A, r *i
 		t.origins[oi].count++
 	} else {
 		e := s.at(i)
-		if stamp.Compare(from, Stamp{mirror.Grant(e.grant), e.clock}, t.origins[e.origin].id) <= 0 {
+		if stamp.Compare(from, Stamp{mirror.Grant(e.grant), e.clock}, t.origins[e.origin].id) <= 0 &&
+			(stamp.Clock <= e.clock || e.expires > t.seconds(now)+expirySlack) {
 			return Stale
 		}
 		if e.origin != oi {
