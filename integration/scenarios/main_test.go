@@ -14,6 +14,9 @@ import (
 
 func TestMain(m *testing.M) {
 	farm.Init()
+	if beOtherUser() {
+		return
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, `scenarios need root and IPVS: go test -exec "bin/labrun" (make test does)`)
 		os.Exit(1)
