@@ -1,0 +1,152 @@
+package scenarios
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"saru/integration/farm"
+)
+
+// active is how many active connections a director's destinations of a TCP service have, as ipvsadm counts them: entries that
+// are bound to their real server.
+func active(t *testing.T, d *farm.Node, s farm.Service) int {
+	t.Helper()
+	out, err := d.Run("ipvsadm", "-Ln", "-t", s.VIPPort().String())
+	must(t, err)
+	n := 0
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) == 6 && f[0] == "->" && strings.Contains(f[1], "10.0.") {
+			a, err := strconv.Atoi(f[4])
+			must(t, err)
+			n += a
+		}
+	}
+	return n
+}
+
+// waitActive waits until so many entries are bound.
+func waitActive(t *testing.T, d *farm.Node, s farm.Service, want int) {
+	t.Helper()
+	eventually(t, readyLimit, func() string {
+		if n := active(t, d, s); n != want {
+			return fmt.Sprintf("%d of %d entries on %s are bound to their real server", n, want, d.Name)
+		}
+		return ""
+	})
+}
+
+// TestServicesComeAndGo: entries that came before their service existed are bound to it once it does; and after `ipvsadm -C` under a
+// running syncd the tick's service comes back, mirroring goes on, and what comes back is bound again.
+func TestServicesComeAndGo(t *testing.T) {
+	f := farm.New(t, basic)
+	serve(t, f)
+	d1, d2 := f.Directors[0], f.Directors[1]
+	must(t, d1.AddServices(services...))
+	must(t, d1.TakeVIP())
+	daemons := startSyncds(t, f.Directors)
+	down := startTraffic(t, f, 8)
+	nat, dr := services[0], services[1]
+	allHere := func(d *farm.Node) {
+		t.Helper()
+		for _, x := range down.Downloads() {
+			waitEntry(t, d, x.Local, "ESTABLISHED")
+		}
+	}
+
+	allHere(d2)
+	must(t, d2.AddServices(services...))
+	waitActive(t, d2, nat, 8)
+	waitActive(t, d2, dr, 8)
+
+	// The passive director first.
+	tick := netip.MustParseAddrPort("169.254.81.1:8848")
+	flush := func(s *daemon) {
+		t.Helper()
+		_, err := s.node.Run("ipvsadm", "-C")
+		must(t, err)
+		eventually(t, readyLimit, func() string {
+			out, err := s.node.Run("ipvsadm", "-Ln", "-t", tick.String())
+			if err != nil {
+				return err.Error()
+			}
+			if !strings.Contains(out, "169.254.81.2:8848") {
+				return "the tick's service has no destination:\n" + out
+			}
+			return ""
+		})
+		must(t, s.WaitFor("the tick's virtual service was added again", readyLimit))
+	}
+	flush(daemons[1])
+	down.launch("while d2 has no services", nat, 4)
+	down.launch("while d2 has no services", dr, 4)
+	allHere(d2)
+	must(t, d2.AddServices(services...))
+	waitActive(t, d2, nat, 12)
+	waitActive(t, d2, dr, 12)
+
+	// The other director carries on all of them, and now it is the first that loses its services. (ipvsadm -C on a director that has the
+	// VIP ends connections by itself: without a service IPVS is not asked, and the host answers with resets.)
+	must(t, d1.DropVIP())
+	must(t, d2.TakeVIP())
+	down.unharmed(t, "after the take-over")
+	flush(daemons[0])
+	down.launch("while d1 has no services", nat, 4)
+	allHere(d1)
+	must(t, d1.AddServices(services...))
+	waitActive(t, d1, nat, 16)
+	waitActive(t, d1, dr, 12)
+	must(t, d2.DropVIP())
+	must(t, d1.TakeVIP())
+	down.unharmed(t, "after the way back")
+}
+
+// TestDropPolicy: a firewall whose input policy is drop keeps the kernel from hearing its own sync threads' messages.
+func TestDropPolicy(t *testing.T) {
+	f := farm.New(t, basic)
+	serve(t, f)
+	d1, d2 := f.Directors[0], f.Directors[1]
+	for _, d := range f.Directors {
+		must(t, d.AddServices(services...))
+	}
+	addProbes(t, f)
+	must(t, d1.TakeVIP())
+	const rules = `table inet firewall {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		iifname "lo" accept
+		iifname "front" accept
+		iifname "inside" accept
+		iifname "sync" udp dport 8848 accept comment "syncd"
+	}
+}
+`
+	_, err := d2.RunInput(rules, "nft", "-f", "-")
+	must(t, err)
+	daemons := startSyncds(t, f.Directors)
+	down := startTraffic(t, f, 2)
+	// What the other director's syncd knows, its kernel does not.
+	eventually(t, readyLimit, func() string {
+		if n := len(daemons[1].connections(t)); n < 4 {
+			return fmt.Sprintf("syncd on d2 knows %d of 4 connections", n)
+		}
+		return ""
+	})
+	st := daemons[1].status(t)
+	out, err := d2.Run("saructl", "sync", "status", "--control", controlSocket)
+	t.Logf("with a drop policy d2's kernel has %d of 4 connections; status %+v\n%v\n%s", len(kernelConns(t, d2)), st, err, out)
+	check, err := d2.Run("syncd", append(syncdArgs(d2), "--check")...)
+	t.Logf("--check: %v\n%s", err, check)
+	t.Logf("log:\n%s", daemons[1].Output())
+
+	_, err = d2.Run("nft", "insert", "rule", "inet", "firewall", "input", "iifname", "syncd0", "accept")
+	must(t, err)
+	x := probe(t, f, d1)
+	waitEntry(t, d2, x, "UDP")
+	for _, x := range down.Downloads() {
+		waitEntry(t, d2, x.Local, "ESTABLISHED")
+	}
+	down.unharmed(t, "at the end")
+}
