@@ -25,8 +25,8 @@ RUN ?=
 TESTFLAGS ?=
 
 # Packages whose tests run here, and those that run in a guest.
-HERE  = $$($(GO) list ./... | grep -v -e '/integration/scenarios' -e '/integration/demo')
-GUEST = ./integration/scenarios/...
+HERE  = $$($(GO) list ./... | grep -v -e '/integration/scenarios' -e '/integration/kernel' -e '/integration/demo')
+GUEST = ./integration/kernel/... ./integration/scenarios/...
 
 # -buildvcs=false: a clone that belongs to another user must build as well.
 BUILD = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w"
