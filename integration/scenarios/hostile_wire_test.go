@@ -293,6 +293,7 @@ func flipped(d []byte) (v volley) {
 			counter = "drop_version"
 		case at == 5: // key 1 becomes key 3
 			bit, counter = 2, "drop_unknown_key"
+		case at == 8 && fixed >= 8+256: // a body of 256 bytes would fit
 		case at >= 8 && at < 12, at >= 60 && at < 64: // length of the body beyond the message or odd; reserved
 			counter = "drop_truncated"
 		}
