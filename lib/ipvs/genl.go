@@ -17,9 +17,12 @@ import (
 const (
 	familyName = "IPVS" // include/uapi/linux/ip_vs.h: IPVS_GENL_NAME
 
-	// readTimeout bounds a listing. The kernel answers at once; only its mutex can make it wait.
-	readTimeout = 2 * time.Second
-	// writeTimeout is longer: to stop a sync thread takes 50 ms at best, and many times that in an emulated machine.
+	// answerTimeout bounds the waiting for an answer. The kernel works in the caller's send: when that returns, the answer
+	// is there, or there will be none.
+	answerTimeout = 2 * time.Second
+	// stopTimeout is shorter, because there may be none in good order, see daemons.Stop.
+	stopTimeout = 250 * time.Millisecond
+	// writeTimeout bounds moby's calls, which send and receive.
 	writeTimeout = 5 * time.Second
 )
 
@@ -39,7 +42,8 @@ const (
 // conn is the part of genetlink.Conn that is used.
 type conn interface {
 	GetFamily(name string) (genetlink.Family, error)
-	Execute(m genetlink.Message, family uint16, flags netlink.HeaderFlags) ([]genetlink.Message, error)
+	Send(m genetlink.Message, family uint16, flags netlink.HeaderFlags) (netlink.Message, error)
+	Receive() ([]genetlink.Message, []netlink.Message, error)
 	SetDeadline(t time.Time) error
 	Close() error
 }
@@ -104,7 +108,7 @@ func (g *genl) connect() error {
 	if err != nil {
 		return fmt.Errorf("open generic netlink: %w", err)
 	}
-	if err = c.SetDeadline(time.Now().Add(readTimeout)); err == nil {
+	if err = c.SetDeadline(time.Now().Add(answerTimeout)); err == nil {
 		g.family, err = c.GetFamily(familyName)
 	}
 	if errors.Is(err, os.ErrNotExist) {
@@ -140,16 +144,12 @@ func (g *genl) execute(cmd uint8, flags netlink.HeaderFlags, data []byte) ([]gen
 			return nil, err
 		}
 	}
-	timeout := readTimeout
-	if flags == change {
-		timeout = writeTimeout
+	m := genetlink.Message{Header: genetlink.Header{Command: cmd, Version: g.family.Version}, Data: data}
+	timeout := answerTimeout
+	if cmd == cmdDelDaemon {
+		timeout = stopTimeout
 	}
-	err := g.conn.SetDeadline(time.Now().Add(timeout))
-	var replies []genetlink.Message
-	if err == nil {
-		m := genetlink.Message{Header: genetlink.Header{Command: cmd, Version: g.family.Version}, Data: data}
-		replies, err = g.conn.Execute(m, g.family.ID, flags)
-	}
+	replies, err := exchange(g.conn, m, g.family.ID, flags, timeout)
 	if err != nil && !isErrno(err) {
 		_ = g.conn.Close()
 		g.conn = nil
@@ -158,6 +158,25 @@ func (g *genl) execute(cmd uint8, flags netlink.HeaderFlags, data []byte) ([]gen
 		err = fmt.Errorf("%w (it needs root)", err)
 	}
 	return replies, err
+}
+
+// exchange is genetlink.Conn.Execute with a deadline that begins when the request has been sent.
+func exchange(c conn, m genetlink.Message, family uint16, flags netlink.HeaderFlags, timeout time.Duration) ([]genetlink.Message, error) {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	request, err := c.Send(m, family, flags)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	replies, raw, err := c.Receive()
+	if err != nil {
+		return nil, err
+	}
+	return replies, netlink.Validate(request, raw)
 }
 
 // isErrno says whether the kernel has answered.

@@ -99,8 +99,8 @@ func TestDaemonsList(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
-	if n := (*conns)[0].deadlines; n != 2 {
-		t.Errorf("%d deadlines were set for 2 requests", n)
+	if n := (*conns)[0].deadlines; n != 3 {
+		t.Errorf("%d deadlines were set, want one for the family, one for sending and one for the answer", n)
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
@@ -248,5 +248,27 @@ func TestTimeoutReconnects(t *testing.T) {
 	}
 	if n := len(*conns); n != 2 || (*conns)[0].closes != 1 {
 		t.Errorf("%d connections, the first closed %d times", n, (*conns)[0].closes)
+	}
+}
+
+// TestStopWithoutAnswer stops a thread so early that the kernel does not answer.
+func TestStopWithoutAnswer(t *testing.T) {
+	running := []genetlink.Message{}
+	g, _ := fakeKernel(t, func(m genetlink.Message, _ netlink.Message) ([]genetlink.Message, error) {
+		if m.Header.Command == cmdDelDaemon {
+			return nil, os.ErrDeadlineExceeded
+		}
+		if len(running) == 0 {
+			return nil, io.EOF
+		}
+		return running, nil
+	})
+	d := daemons{g}
+	if err := d.Stop(Backup); err != nil {
+		t.Errorf("no thread is left, and yet: %v", err)
+	}
+	running = append(running, reply(nest(attrDaemon, attr(attrState, u32(2)), attr(attrIfname, text0("syncd0")))))
+	if err := d.Stop(Backup); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the thread still runs, and yet: %v", err)
 	}
 }
