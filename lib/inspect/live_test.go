@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"errors"
 	"bytes"
 	"context"
 	"net"
@@ -68,8 +69,15 @@ func send(t *testing.T, ifname string, to netip.AddrPort, payload []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Sendto(fd, payload, 0, sa); err != nil {
-		t.Fatalf("send to %s: %v", to, err)
+	// An IPv6 interface that has just come up takes a moment until it lends its address.
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Sendto(fd, payload, 0, sa)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EADDRNOTAVAIL) || time.Now().After(end) {
+			t.Fatalf("send to %s: %v", to, err)
+		}
 	}
 }
 
