@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -100,15 +101,58 @@ func TestRefusals(t *testing.T) {
 	if out, err := d.Run("ipvsadm", "--start-daemon", "master", "--mcast-interface", "sync"); err == nil {
 		t.Errorf("ipvsadm started a master beside syncd's: %s", out)
 	}
+	s.stopSyncd(t)
+}
+
+// TestKeepalivedComesLater: keepalived with lvs_sync_daemon stops and starts sync daemons with each change of its role. What it stops comes
+// back; what it starts in that place ends syncd with a line that says so.
+func TestKeepalivedComesLater(t *testing.T) {
+	f := farm.New(t, farm.Spec{Directors: 1, RealServers: 1, Clients: 1, SyncSegment: true})
+	d := f.Directors[0]
+	must(t, d.WriteFile(keyFile, []byte(genkey(t, d)), 0o600))
+	before := state(t, d)
+	s := startSyncd(t, d, "")
+	must(t, d.WriteFile("/etc/keepalived.conf", []byte(keepalivedConf), 0o644))
 	keepalived, err := d.Start("keepalived", "-n", "-l", "-D", "-P", "-f", "/etc/keepalived.conf")
 	must(t, err)
 	must(t, keepalived.WaitFor("Entering MASTER STATE", readyLimit))
-	out, err := d.Run("ipvsadm", "-ln", "--daemon")
-	must(t, err)
-	t.Logf("keepalived with lvs_sync_daemon, started beside syncd:\n%s%s", keepalived.Output(), out)
 	must(t, keepalived.Stop())
-	t.Logf("afterwards:\n%s", s.Output())
-	s.Stop() //nolint:errcheck // looked at above
+	both := func() string {
+		out, err := d.Run("ipvsadm", "-ln", "--daemon")
+		must(t, err)
+		select {
+		case <-s.Done(): // keepalived was quicker and has started one of its own
+			return ""
+		default:
+		}
+		if !strings.Contains(out, "master sync daemon (mcast=syncd0") || !strings.Contains(out, "backup sync daemon (mcast=syncd0") {
+			return "syncd's threads are not back:\n" + out
+		}
+		return ""
+	}
+	eventually(t, readyLimit, both)
+	t.Logf("syncd beside keepalived: %s", s.Output())
+	select {
+	case <-s.Done():
+		s = startSyncd(t, d, "")
+	default:
+	}
+
+	// Between two looks of syncd.
+	_, err = d.Run("sh", "-c", "ipvsadm --stop-daemon master; ipvsadm --start-daemon master --mcast-interface sync --syncid 9")
+	must(t, err)
+	select {
+	case <-s.Done():
+	case <-time.After(readyLimit):
+		out, err := d.Run("ipvsadm", "-ln", "--daemon")
+		t.Fatalf("syncd goes on without its master thread:\n%s%v\n%s", out, err, s.Output())
+	}
+	if s.ExitCode() != 1 || !strings.Contains(s.Output(), "master on sync with syncid 9") {
+		t.Errorf("exit %d, want 1 and a line about the other daemon:\n%s", s.ExitCode(), s.Output())
+	}
+	_, err = d.Run("ipvsadm", "--stop-daemon", "master") // it was left alone
+	must(t, err)
+	unchanged(t, d, before, "end beside another's sync daemon")
 }
 
 // TestSysctlModes: --sysctl apply, check and off.
