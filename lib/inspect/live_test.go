@@ -1,9 +1,9 @@
 package inspect
 
 import (
-	"errors"
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
