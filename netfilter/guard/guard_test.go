@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,12 +242,12 @@ func TestWatchMends(t *testing.T) {
 	}
 }
 
-// TestWatchIsFast measures from the end of a flush, in the same process, to the table's return.
+// TestWatchIsFast measures from the end of a flush, in the same process, to the report that the table is right again.
 func TestWatchIsFast(t *testing.T) {
 	ns := nstest.New(t)
 	mends := watch(t, ns)
 	next(t, mends)
-	var worst time.Duration
+	var took []time.Duration
 	for range 50 {
 		c, err := connect()
 		if err != nil {
@@ -258,11 +259,13 @@ func TestWatchIsFast(t *testing.T) {
 			t.Fatal(err)
 		}
 		next(t, mends)
-		worst = max(worst, time.Since(start))
+		took = append(took, time.Since(start))
 	}
-	t.Logf("worst of 50: %v", worst)
-	if worst > 500*time.Millisecond { // some milliseconds on a quiet host
-		t.Errorf("worst of 50: %v", worst)
+	slices.Sort(took)
+	median := took[len(took)/2]
+	t.Logf("median of 50: %v, worst %v", median, took[len(took)-1])
+	if median > 200*time.Millisecond { // 10 to 25 ms here: each transaction waits for the kernel's RCU
+		t.Errorf("median of 50: %v", median)
 	}
 }
 
