@@ -265,9 +265,9 @@ func TestNothingLeft(t *testing.T) {
 			t.Errorf("--cleanup: %v\n%s", err, p.Output())
 		}
 	}
-	start := func(t *testing.T) *daemon {
+	start := func(t *testing.T, args ...string) *daemon {
 		t.Helper()
-		s := launchSyncd(t, d, "")
+		s := launchSyncd(t, d, "", args...)
 		must(t, s.WaitFor("info started", readyLimit))
 		return s
 	}
@@ -328,17 +328,18 @@ func TestNothingLeft(t *testing.T) {
 			s.stopSyncd(t)
 		}},
 		{"a second syncd", func(t *testing.T) {
-			s := start(t)
-			running := state(t, d)
-			for _, args := range [][]string{nil, {"--control", "/run/saru/other.sock"}} {
-				second := launchSyncd(t, d, "", args...)
-				if err := second.Wait(); err == nil || second.ExitCode() == 0 {
-					t.Errorf("a second syncd with %v: exit %d, %v", args, second.ExitCode(), err)
+			for _, first := range [][]string{nil, {"--sysctl", "off"}} {
+				s := start(t, first...)
+				running := state(t, d)
+				for _, args := range [][]string{nil, {"--control", "/run/saru/other.sock"}} {
+					second := launchSyncd(t, d, "", args...)
+					if err := second.Wait(); err == nil || second.ExitCode() <= 0 {
+						t.Errorf("a second syncd with %v: exit %d, %v", args, second.ExitCode(), err)
+					}
+					unchanged(t, d, running, fmt.Sprintf("a second syncd with %v beside one with %v", args, first))
 				}
-				t.Logf("a second syncd with %v: exit %d: %s", args, second.ExitCode(), second.Output())
-				unchanged(t, d, running, fmt.Sprintf("a second syncd with %v", args))
+				s.stopSyncd(t)
 			}
-			s.stopSyncd(t)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
