@@ -264,7 +264,9 @@ func (w *wire) strike(t *testing.T, f *farm.Farm, name string, from netip.Addr, 
 	if diff := cmp.Diff(knownBefore, known(t, victim, f)); diff != "" {
 		t.Errorf("%s: kernel or replica of %s changed (-before +after):\n%s", name, victim.node.Name, diff)
 	}
-	if left := longest(t, victim.node); left > leftBefore {
+	// A director that has just found a service injects its entries anew, with
+	// what remains of their time rounded to a second.
+	if left := longest(t, victim.node); left > leftBefore+2*time.Second {
 		t.Errorf("%s: an entry has %v left, more than the %v before", name, left, leftBefore)
 	}
 	if n := after.Counters["namesakes"]; n != 0 {
@@ -373,6 +375,14 @@ func TestHostileSegment(t *testing.T) {
 	sameEntries(t, d1, d2, 2*4, "ESTABLISHED")
 	fence(t, f, d2, d1)
 
+	// Entries have to be older than the tolerance for a replay that refreshes
+	// one to be noticed.
+	eventually(t, readyLimit, func() string {
+		if left := longest(t, d2); left > 296*time.Second {
+			return fmt.Sprintf("UDP entries still have %v", left)
+		}
+		return ""
+	})
 	// Everything that was heard so far has arrived at both as well.
 	live := w.of(d1.Name, true)
 	sample := live[slices.IndexFunc(live, func(d []byte) bool { return d[8]&1 == 0 })] // begins with an IPv4 record

@@ -69,6 +69,13 @@ func hold(t *testing.T, client *farm.Node, to netip.AddrPort, count int) (closeA
 			return err
 		}))
 		conns = append(conns, c)
+		// A server ends connections on which nothing is ordered. This asks for two
+		// bytes, the second an hour later.
+		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+		_, err := fmt.Fprintf(c, "get 1 2 1 %d\n", time.Hour)
+		must(t, err)
+		_, err = io.ReadFull(c, make([]byte, 1))
+		must(t, err)
 	}
 	closeAll = func() {
 		for _, c := range conns {
