@@ -241,7 +241,8 @@ func (d *daemon) watch(ctx context.Context) error {
 			case is && !blocked:
 				d.log.Error("nothing of the peers reaches this kernel", "error", err)
 			case err == nil && blocked:
-				d.log.Info("what syncd injects reaches the kernel again")
+				d.log.Info("what syncd injects reaches the kernel again: all of it is injected once more")
+				d.With((*engine.Engine).Reinject)
 			case err != nil && !is:
 				d.log.Warn("probe the way into the kernel", "error", err)
 			}

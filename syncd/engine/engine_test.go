@@ -377,6 +377,21 @@ func TestRebind(t *testing.T) {
 	}
 }
 
+func TestReinject(t *testing.T) {
+	f := newFarm(t, "a", "b")
+	f.run(2 * time.Second)
+	f.kernel("a", conn(1), conn(2))
+	f.kernel("b", conn(9))
+	b := f.all["b"]
+	b.injected = nil
+	b.Reinject()
+	f.run(time.Second)
+	want := []ipvssync.Record{conn(1), conn(2)}
+	if diff := cmp.Diff(want, b.injected, append(equate, cmpopts.IgnoreFields(ipvssync.Record{}, "Timeout"))...); diff != "" {
+		t.Errorf("injected (-want +got):\n%s", diff)
+	}
+}
+
 func TestFilters(t *testing.T) {
 	f := newFarm(t)
 	d := f.start("a", func(c *Config) { c.TemplatesOnly = true })

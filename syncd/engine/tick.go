@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"saru/lib/peer"
@@ -33,6 +34,7 @@ type teaching struct {
 // rebinding is the walk that injects the entries of services that have come.
 type rebinding struct {
 	services []Service
+	all      bool // of every service
 	at       table.Cursor
 }
 
@@ -163,19 +165,19 @@ func (e *Engine) Rebind(services []Service) {
 	}
 }
 
+// Reinject injects everything again that other directors have told: the kernel has not got it.
+func (e *Engine) Reinject() { e.rebind.all, e.rebind.at = true, table.Cursor{} }
+
 func (e *Engine) rebindStep(now time.Time) {
-	if len(e.rebind.services) == 0 {
+	if len(e.rebind.services) == 0 && !e.rebind.all {
 		return
 	}
 	e.rebind.at = e.table.Walk(now, e.rebind.at, rebindPerTick, func(en *table.Entry) bool {
 		if en.Origin == e.self && en.Stamp.Clock >= wall(e.started) && en.Record.Flags&ipvssync.FlagSync == 0 || en.Remaining == 0 {
 			return true // made by this kernel, so bound when it was made
 		}
-		for i := range e.rebind.services {
-			if e.rebind.services[i].matches(&en.Record) {
-				e.inject(&en.Record, en.Age())
-				break
-			}
+		if e.rebind.all || slices.ContainsFunc(e.rebind.services, func(s Service) bool { return s.matches(&en.Record) }) {
+			e.inject(&en.Record, en.Age())
 		}
 		return true
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -85,7 +86,21 @@ type Kernel struct {
 	cfg      Config
 	daemons  ipvs.Daemons
 	services ipvs.Services
+	lock     net.Listener
 	began    bool // Open has changed something
+}
+
+// hold makes this process the only one that uses the device, by a name that the network namespace has once: an abstract unix socket,
+// which ends with its process (unix(7)).
+func (c *Config) hold() (net.Listener, error) {
+	l, err := net.Listen("unix", "@saru-syncd-tap-"+c.Device)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("device %s: %w: another syncd runs", c.Device, tun.ErrBusy)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hold device %s: %w", c.Device, err)
+	}
+	return l, nil
 }
 
 // Open connects to the kernel: sysctls, guard, device, threads and the tick's service, in this order. What a killed syncd has left is
@@ -93,7 +108,7 @@ type Kernel struct {
 func Open(cfg Config) (*Kernel, error) {
 	k := &Kernel{cfg: cfg}
 	if err := k.open(); err != nil {
-		if k.began && !errors.Is(err, tun.ErrBusy) { // another syncd's device: everything there is its own
+		if k.began {
 			err = errors.Join(err, cfg.clean(k.daemons, k.services))
 		}
 		if k.TUN != nil {
@@ -106,6 +121,9 @@ func Open(cfg Config) (*Kernel, error) {
 }
 
 func (k *Kernel) open() (err error) {
+	if k.lock, err = k.cfg.hold(); err != nil {
+		return err
+	}
 	if k.daemons, err = ipvs.OpenDaemons(); err != nil {
 		return err
 	}
@@ -153,14 +171,20 @@ func (k *Kernel) closeHandles() {
 	if k.services != nil {
 		_ = k.services.Close()
 	}
+	if k.lock != nil {
+		_ = k.lock.Close()
+	}
 }
 
 // Cleanup takes away what Open made, also what a killed syncd has left: threads on the device, the tick's service, guard, device, and it restores the
-// sysctls. What is not there is no error.
+// sysctls. What is not there is no error; a living syncd on the device is (tun.ErrBusy).
 func Cleanup(cfg Config) error {
 	k := &Kernel{cfg: cfg}
 	defer k.closeHandles()
 	var err error
+	if k.lock, err = cfg.hold(); err != nil {
+		return err
+	}
 	if k.daemons, err = ipvs.OpenDaemons(); err == nil {
 		k.services, err = ipvs.OpenServices()
 	}

@@ -49,12 +49,16 @@ func Check(cfg Config) []Problem {
 	return out
 }
 
-// checkDaemons refuses sync threads that are not on our device.
+// checkDaemons looks for sync threads that are not on our device.
 func checkDaemons(daemons ipvs.Daemons, device string) error {
 	running, err := daemons.List()
 	if err != nil {
 		return err
 	}
+	return refuseForeign(running, device)
+}
+
+func refuseForeign(running []ipvs.Daemon, device string) error {
 	var foreign, stop []string
 	for _, d := range running {
 		if d.Interface != device {
@@ -174,16 +178,17 @@ type Service struct {
 }
 
 // Mend puts back what somebody took away: threads (ipvsadm --stop-daemon) and the tick's service (ipvsadm -C). It returns the virtual
-// services without the tick's. Call it every second.
+// services without the tick's. ErrForeignDaemon: somebody has started a thread elsewhere in place of one of ours, as keepalived
+// does when its role changes. Call it every second.
 func (k *Kernel) Mend() ([]Service, error) {
 	running, err := k.daemons.List()
 	if err != nil {
 		return nil, err
 	}
+	if err := refuseForeign(running, k.cfg.Device); err != nil {
+		return nil, err
+	}
 	if len(running) < 2 {
-		if err := checkDaemons(k.daemons, k.cfg.Device); err != nil {
-			return nil, err
-		}
 		if err := k.startThreads(false); err != nil {
 			return nil, err
 		}
