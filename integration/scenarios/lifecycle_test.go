@@ -231,7 +231,7 @@ func TestKillAndRestart(t *testing.T) {
 		case <-daemons[0].Done():
 		}
 		t.Log(what)
-		daemons[0].Signal(unix.SIGKILL) //nolint:errcheck // it may have ended
+		daemons[0].Signal(unix.SIGKILL) // it may have ended
 		<-daemons[0].Done()
 		down.unharmed(t, what)
 	}
@@ -310,7 +310,7 @@ func TestNothingLeft(t *testing.T) {
 				case <-time.After(wait):
 				case <-s.Done():
 				}
-				s.Signal(unix.SIGKILL) //nolint:errcheck // it may have ended
+				s.Signal(unix.SIGKILL) // it may have ended
 				<-s.Done()
 				cleanup(t)
 				unchanged(t, d, before, fmt.Sprintf("SIGTERM, kill %v later, cleanup", wait))
