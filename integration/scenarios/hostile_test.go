@@ -219,9 +219,11 @@ func allConns(t *testing.T, d *farm.Node) (all []ipvs.ProcConn) {
 // intruders lists what the director's kernel has of the other user's forgeries.
 func intruders(t *testing.T, d *farm.Node) (found []netip.AddrPort) {
 	t.Helper()
-	for _, c := range allConns(t, d) {
-		if isIntruder(c.Client) {
-			found = append(found, c.Client)
+	for range 3 { // what the kernel lists is no snapshot: it may miss one
+		for _, c := range allConns(t, d) {
+			if isIntruder(c.Client) {
+				found = append(found, c.Client)
+			}
 		}
 	}
 	slices.SortFunc(found, netip.AddrPort.Compare)
