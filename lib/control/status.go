@@ -45,9 +45,9 @@ type SyncPeer struct {
 	Synced bool `json:"synced"`
 }
 
-// Lag is the time from a change in the kernel of one director until it has been
-// handed to the kernel of this one, in milliseconds, over the recent past. Both
-// are 0 when nothing was measured yet.
+// Lag is how long a record waits in this director's kernel and tap before syncd has it, in milliseconds, over the last 20 s. It is
+// measured with the tick's own records, which wait as long as any. The way over the segment and into a peer's kernel comes on top.
+// Both are 0 when nothing was measured yet.
 type Lag struct {
 	P50 float64 `json:"p50"`
 	P99 float64 `json:"p99"`
