@@ -100,7 +100,7 @@ func BenchmarkPairMemory(b *testing.B) {
 		}
 	}, nil)
 	var peer *Mirrorer
-	other.Do(b, func() { peer = startMirrorer(b, t, "b", "b0") })
+	other.Do(b, func() { peer = startMirrorer(b, testGroup, t, "b", "b0") })
 	eventually(b, "synced", func() bool { return a.Status().Synced && len(a.Status().Peers) == 1 && peer.Status().Synced })
 	msgs, n, sent := benchMessages(b, 40), 0, uint64(0)
 	before, used := injected.Load(), cpu(b)
@@ -131,7 +131,7 @@ func BenchmarkOutTUN(b *testing.B) {
 		b.Run(fmt.Sprintf("records=%d", each), func(b *testing.B) {
 			veth(b)
 			t, master := benchTUN(b)
-			m := startMirrorer(b, t, "a", "a0")
+			m := startMirrorer(b, testGroup, t, "a", "a0")
 			eventually(b, "synced", func() bool { return m.Status().Synced })
 			msgs, n := benchMessages(b, each), 0
 			count := func() uint64 { return m.Status().Counters["sent_records"] }

@@ -56,24 +56,29 @@ var testGroup = netip.MustParseAddrPort("224.0.0.81:8848")
 // startMemory starts a director with memory for a kernel in the present network namespace.
 func startMemory(tb testing.TB, node string, interfaces ...string) *memDirector {
 	tb.Helper()
+	return startMemoryOn(tb, testGroup, node, interfaces...)
+}
+
+func startMemoryOn(tb testing.TB, group netip.AddrPort, node string, interfaces ...string) *memDirector {
+	tb.Helper()
 	d := &memDirector{kernel: map[netip.AddrPort]ipvssync.Record{}}
 	d.tap = tap.NewMemory(d.take, nil)
-	d.Mirrorer = startMirrorer(tb, d.tap, node, interfaces...)
+	d.Mirrorer = startMirrorer(tb, group, d.tap, node, interfaces...)
 	return d
 }
 
 // startMirrorer starts a mirrorer in the present network namespace.
-func startMirrorer(tb testing.TB, t tap.Tap, node string, interfaces ...string) *Mirrorer {
+func startMirrorer(tb testing.TB, group netip.AddrPort, t tap.Tap, node string, interfaces ...string) *Mirrorer {
 	tb.Helper()
 	keys, err := seal.Parse([]byte("1 " + strings.Repeat("5a", 32)))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ring, err := seal.NewRing(keys, "syncd", testGroup.String())
+	ring, err := seal.NewRing(keys, "syncd", group.String())
 	if err != nil {
 		tb.Fatal(err)
 	}
-	conn, err := mcast.Open(mcast.Config{Interfaces: interfaces, Group: testGroup})
+	conn, err := mcast.Open(mcast.Config{Interfaces: interfaces, Group: group})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -145,15 +150,21 @@ func report(tb testing.TB, d *memDirector, from, to, each int) {
 	}
 }
 
-// Two directors with memory for a kernel mirror each other over two veth pairs; a third comes later.
+// Two directors with memory for a kernel mirror each other over two veth pairs, by IPv4 and by IPv6.
 func TestMirrorOverSockets(t *testing.T) {
+	for name, group := range map[string]netip.AddrPort{"IPv4": testGroup, "IPv6": netip.MustParseAddrPort("[ff02::81]:8848")} {
+		t.Run(name, func(t *testing.T) { mirrorOverSockets(t, group) })
+	}
+}
+
+func mirrorOverSockets(t *testing.T, group netip.AddrPort) {
 	nstest.New(t)
 	other := nstest.Other(t)
-	nstest.Veth(t, "a0", []string{"192.0.2.10/24"}, other, "b0", []string{"192.0.2.11/24"})
-	nstest.Veth(t, "a1", []string{"198.51.100.10/24"}, other, "b1", []string{"198.51.100.11/24"})
-	a := startMemory(t, "a", "a0", "a1")
+	nstest.Veth(t, "a0", []string{"192.0.2.10/24", "fe80::a0/64"}, other, "b0", []string{"192.0.2.11/24", "fe80::b0/64"})
+	nstest.Veth(t, "a1", []string{"198.51.100.10/24", "fe80::a1/64"}, other, "b1", []string{"198.51.100.11/24", "fe80::b1/64"})
+	a := startMemoryOn(t, group, "a", "a0", "a1")
 	var b *memDirector
-	other.Do(t, func() { b = startMemory(t, "b", "b0", "b1") })
+	other.Do(t, func() { b = startMemoryOn(t, group, "b", "b0", "b1") })
 	eventually(t, "both are synced", synced(a, b))
 
 	report(t, a, 0, 10000, 1)
