@@ -2,14 +2,12 @@ package syncd
 
 import (
 	"context"
-	"net/netip"
 	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"saru/lib/control"
-	"saru/proto/ipvssync"
 	"saru/syncd/engine"
 	"saru/syncd/table"
 )
@@ -92,7 +90,7 @@ func (m *Mirrorer) connections(_ context.Context, q url.Values, emit func(any) e
 			c = e.Walk(now, c, 1000, func(en *table.Entry, origin string) bool {
 				r := &en.Record
 				if filter.MatchEndpoints(r.Client, r.Virtual, r.Real) {
-					found = append(found, connection(r, origin, en.Remaining))
+					found = append(found, control.NewConnection(r, origin, int64(en.Remaining/time.Second)))
 				}
 				return true
 			})
@@ -106,19 +104,6 @@ func (m *Mirrorer) connections(_ context.Context, q url.Values, emit func(any) e
 		}
 	}
 	return nil
-}
-
-func connection(r *ipvssync.Record, origin string, left time.Duration) control.Connection {
-	family := "ipv4"
-	if r.Is6() {
-		family = "ipv6"
-	}
-	str := func(a netip.AddrPort) string { return a.String() }
-	return control.Connection{
-		Family: family, Protocol: ipvssync.ProtocolName(r.Protocol), Client: str(r.Client), Virtual: str(r.Virtual), Real: str(r.Real),
-		State: ipvssync.StateName(r.Protocol, r.State, r.Template()), Flags: ipvssync.FlagNames(r.Flags), Origin: origin,
-		ExpiresS: int64(left / time.Second),
-	}
 }
 
 // collector gives Prometheus what `saructl sync status` shows.

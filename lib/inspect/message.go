@@ -278,7 +278,7 @@ func nodeID(name string) uint64 {
 // newRecord translates a record; its timeout counts as the time until it ends.
 func newRecord(r *ipvssync.Record, origin string) record {
 	out := record{
-		Connection: Connection(r, origin, int64(r.Timeout)),
+		Connection: control.NewConnection(r, origin, int64(r.Timeout)),
 		TimeoutS:   r.Timeout, Fwmark: r.Fwmark,
 	}
 	if r.HasSeq {
@@ -297,18 +297,4 @@ func newRecord(r *ipvssync.Record, origin string) record {
 
 func direction(s ipvssync.Seq) seqDirection {
 	return seqDirection{Init: s.Init, Delta: int32(s.Delta), PrevDelta: int32(s.PrevDelta)}
-}
-
-// Connection returns the JSON form of a record.
-func Connection(r *ipvssync.Record, origin string, expiresS int64) control.Connection {
-	family := "ipv4"
-	if r.Is6() {
-		family = "ipv6"
-	}
-	return control.Connection{
-		Family: family, Protocol: ipvssync.ProtocolName(r.Protocol),
-		Client: r.Client.String(), Virtual: r.Virtual.String(), Real: r.Real.String(),
-		State: ipvssync.StateName(r.Protocol, r.State, r.Template()),
-		Flags: ipvssync.FlagNames(r.Flags), Origin: origin, ExpiresS: expiresS,
-	}
 }
