@@ -124,6 +124,10 @@ func TestTUN(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := socket(t, dev.Index(), false)
+	stopped := socket(t, dev.Index(), false) // of a thread that is not quite gone
+	if err := unix.Connect(stopped, &unix.SockaddrInet4{Addr: group.Addr().As4(), Port: int(group.Port())}); err != nil {
+		t.Fatal(err)
+	}
 
 	if err := unix.Sendto(other, []byte("forged"), 0, &unix.SockaddrInet4{Addr: group.Addr().As4(), Port: int(group.Port())}); err != nil {
 		t.Fatal(err)

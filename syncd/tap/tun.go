@@ -25,7 +25,8 @@ type TUN struct {
 
 	// Used by Read only.
 	master   netip.AddrPort // the master thread's socket
-	lookedUp time.Time
+	refused  netip.AddrPort // the latest source that is not
+	lookedUp time.Time      // when it was refused
 	bufs     [][]byte
 	sizes    []int
 
@@ -75,27 +76,31 @@ func (t *TUN) Read(msgs []Message) (int, error) {
 	}
 }
 
-// fromMaster reports whether src is the master thread's socket. It is looked up again, at most once a second, when it is not: the
-// thread may have been started anew.
+// fromMaster reports whether src is the master thread's socket. A source that is not is looked up again after a second at the earliest. It
+// is src that is looked up, and not the socket: that of a thread that was stopped may be there for a while beside the new one's.
 func (t *TUN) fromMaster(src netip.AddrPort) bool {
 	if src == t.master {
 		return true
 	}
-	if now := time.Now(); now.Sub(t.lookedUp) > time.Second {
-		t.lookedUp = now
-		err := readSockets(t.proc, func(s procSocket) bool {
-			// Only root and kernel sockets have uid 0; the device's guard lets nobody else send.
-			if s.remote == group && s.uid == 0 && s.local.Addr() == t.local {
-				t.master = s.local
-				return false
-			}
-			return true
-		})
-		if err != nil {
-			t.log.Warn("master thread's socket not found", "error", err)
-		}
+	now := time.Now()
+	if src == t.refused && now.Sub(t.lookedUp) < time.Second {
+		return false
 	}
-	return src == t.master
+	found := false
+	err := readSockets(t.proc, func(s procSocket) bool {
+		// Only root and kernel sockets have uid 0; the device's guard lets nobody else send.
+		found = s.local == src && s.remote == group && s.uid == 0 && src.Addr() == t.local
+		return !found
+	})
+	if err != nil {
+		t.log.Warn("look for the master thread's socket", "error", err)
+	}
+	if found {
+		t.master = src
+	} else {
+		t.refused, t.lookedUp = src, now
+	}
+	return found
 }
 
 // Ignored returns how many packets of the device were no messages of the master thread: the tick on its way to its real server, IGMP
