@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -157,6 +158,63 @@ func TestDefaultFile(t *testing.T) {
 				t.Errorf("error, number, mode (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestValues reads single values, and writes them as the help text shows defaults.
+func TestValues(t *testing.T) {
+	var n int
+	var d time.Duration
+	size := Size(&n, 1<<20, 1<<30)
+	off := Value(&d, "TIME", DurationOrOff(time.Second, time.Hour))
+	on := Value(&d, "TIME", Duration(time.Second, 90*time.Minute))
+	var got string
+	function := Func("X", "default", func(s string) error {
+		if s == "" {
+			return errors.New("must be something")
+		}
+		got = s
+		return nil
+	})
+	if function.String() != "default" || function.Type() != "X" || size.Type() != "SIZE" {
+		t.Errorf("default %q, types %q and %q", function, function.Type(), size.Type())
+	}
+	const (
+		sizes = "must be a size in bytes from 1M to 1G, K, M and G stand for powers of 1024"
+		offs  = "must be a time with its unit (2s, 5m) from 1s to 1h, or 0 for off"
+		ons   = "must be a time with its unit (100ms, 2s) from 1s to 1h30m"
+	)
+	tests := []struct {
+		value pflag.Value
+		text  string
+		want  string // how it is written, or the error
+	}{
+		{size, "16777216", "16M"}, {size, "1024k", "1M"}, {size, "1G", "1G"}, {size, "1048577", "1048577"}, {size, "1536K", "1536K"},
+		{size, "", sizes}, {size, "M", sizes}, {size, "1.5M", sizes}, {size, "1T", sizes}, {size, "1MB", sizes}, {size, "+2M", sizes},
+		{size, "1048575", sizes}, {size, "1073741825", sizes}, {size, "4294967295G", sizes}, {size, "99999999999", sizes},
+		{off, "0", "0s"}, {off, "1s", "1s"}, {off, "60s", "1m"}, {off, "1h", "1h"}, {off, "10m", "10m"}, {off, "90s", "1m30s"},
+		{off, "999ms", offs}, {off, "3601s", offs}, {off, "-1s", offs}, {off, "10", offs}, {off, "", offs},
+		{on, "90m", "1h30m"}, {on, "0", ons}, {on, "2h", ons},
+		{function, "x", "x"}, {function, "", "must be something"},
+	}
+	for _, tt := range tests {
+		before := tt.value.String()
+		text := before
+		err := tt.value.Set(tt.text)
+		switch {
+		case err != nil && tt.value.String() != before:
+			t.Errorf("%q was refused and left %q", tt.text, tt.value)
+		case err != nil:
+			text = err.Error()
+		default:
+			text = tt.value.String()
+		}
+		if text != tt.want {
+			t.Errorf("%q gives %q, want %q", tt.text, text, tt.want)
+		}
+	}
+	if n != 1536<<10 || d != 90*time.Minute || got != "x" {
+		t.Errorf("values are %d, %v and %q", n, d, got)
 	}
 }
 

@@ -35,8 +35,48 @@ func (v *value[T]) Set(s string) error {
 	return nil
 }
 
-func (v *value[T]) Type() string   { return v.typ }
-func (v *value[T]) String() string { return fmt.Sprint(*v.p) }
+func (v *value[T]) Type() string { return v.typ }
+
+// String writes lengths of time as people do, "10s", "1h": the zero parts that the
+// library appends to them tell nothing.
+func (v *value[T]) String() string {
+	if d, ok := any(*v.p).(time.Duration); ok {
+		return shortDuration(d)
+	}
+	return fmt.Sprint(*v.p)
+}
+
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
+}
+
+// Func returns an option that set reads, for what is more than one variable. text
+// is its default as the help shows it.
+func Func(typ, text string, set func(string) error) pflag.Value {
+	return &function{typ: typ, text: text, set: set}
+}
+
+type function struct {
+	typ, text string
+	set       func(string) error
+}
+
+func (f *function) Set(s string) error {
+	if err := f.set(s); err != nil {
+		return err
+	}
+	f.text = s
+	return nil
+}
+
+func (f *function) Type() string   { return f.typ }
+func (f *function) String() string { return f.text }
 
 // List returns a repeatable option: every time it is given, parse adds one
 // element to *p.
@@ -129,10 +169,66 @@ func Duration(low, high time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
 		if err != nil || d < low || d > high {
-			return 0, fmt.Errorf("must be a time with its unit (100ms, 2s) from %s to %s", low, high)
+			return 0, fmt.Errorf("must be a time with its unit (100ms, 2s) from %s to %s", shortDuration(low), shortDuration(high))
 		}
 		return d, nil
 	}
+}
+
+// DurationOrOff is Duration, and 0 for off.
+func DurationOrOff(low, high time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil || d != 0 && (d < low || d > high) {
+			return 0, fmt.Errorf("must be a time with its unit (2s, 5m) from %s to %s, or 0 for off", shortDuration(low), shortDuration(high))
+		}
+		return d, nil
+	}
+}
+
+// sizeUnits are the suffixes of sizes, largest first, with their binary logarithms.
+var sizeUnits = []struct {
+	suffix string
+	bits   int
+}{{"G", 30}, {"M", 20}, {"K", 10}}
+
+// Size returns an option in bytes from low to high, to be written as a number with
+// or without one of the suffixes K, M and G (1024, 1024², 1024³).
+func Size(p *int, low, high int) pflag.Value {
+	return &size{p: p, low: low, high: high}
+}
+
+type size struct {
+	p         *int
+	low, high int
+}
+
+func (v *size) Set(s string) error {
+	digits, bits := s, 0
+	for _, u := range sizeUnits {
+		if rest, ok := strings.CutSuffix(strings.ToUpper(s), u.suffix); ok {
+			digits, bits = rest, u.bits
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil || n<<bits < uint64(v.low) || n<<bits > uint64(v.high) { // 32 and 30 bits: no overflow
+		return fmt.Errorf("must be a size in bytes from %s to %s, K, M and G stand for powers of 1024", sizeText(v.low), sizeText(v.high))
+	}
+	*v.p = int(n << bits)
+	return nil
+}
+
+func (v *size) Type() string   { return "SIZE" }
+func (v *size) String() string { return sizeText(*v.p) }
+
+// sizeText writes n with the largest suffix that loses nothing.
+func sizeText(n int) string {
+	for _, u := range sizeUnits {
+		if n != 0 && n&(1<<u.bits-1) == 0 {
+			return strconv.Itoa(n>>u.bits) + u.suffix
+		}
+	}
+	return strconv.Itoa(n)
 }
 
 // Path reads the name of a file. Control characters are refused: they would

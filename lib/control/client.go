@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,10 @@ import (
 
 // ErrNotRunning is returned by a Client if nobody listens on the socket.
 var ErrNotRunning = errors.New("the daemon is not running")
+
+// ErrUnknown is returned by a Client if the daemon does not know the path: it is
+// older than the program that asks, or another daemon.
+var ErrUnknown = errors.New("the daemon does not know")
 
 // answerTimeout is how long a daemon may be silent before it counts as hung: it
 // answers from memory, but may be stopped for a moment by its kernel's work.
@@ -56,24 +61,34 @@ func (c idleConn) Read(b []byte) (int, error) {
 }
 
 // Get asks for path, which may have a query, and decodes the reply into out. The
-// error wraps ErrNotRunning if there is no daemon.
+// error wraps ErrNotRunning if there is no daemon, ErrUnknown if it does not know
+// the path, and ErrBadRequest if it does not take the parameters.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
-	body, err := c.open(ctx, path)
+	resp, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(out); err != nil {
-		return fmt.Errorf("read the reply to %s: %w", path, err)
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return c.explain(err)
 	}
 	return nil
 }
 
 // Stream asks for path and calls fn with each value of the reply, whose memory is
 // fn's only until it returns. An error of fn ends the stream and is returned. Any
-// other error means that the stream is not complete.
+// other error means that the stream is not complete; those of Get are wrapped.
 func (c *Client) Stream(ctx context.Context, path string, fn func(json.RawMessage) error) error {
-	resp, err := c.do(ctx, path)
+	return c.stream(ctx, http.MethodGet, path, nil, fn)
+}
+
+// PostStream is Stream for what changes something. parameters may be nil.
+func (c *Client) PostStream(ctx context.Context, path string, parameters url.Values, fn func(json.RawMessage) error) error {
+	return c.stream(ctx, http.MethodPost, path, parameters, fn)
+}
+
+func (c *Client) stream(ctx context.Context, method, path string, parameters url.Values, fn func(json.RawMessage) error) error {
+	resp, err := c.do(ctx, method, path, parameters)
 	if err != nil {
 		return err
 	}
@@ -86,7 +101,7 @@ func (c *Client) Stream(ctx context.Context, path string, fn func(json.RawMessag
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read the reply to %s: %w", path, err)
+			return c.explain(err)
 		}
 		if err := fn(line); err != nil {
 			return err
@@ -98,19 +113,19 @@ func (c *Client) Stream(ctx context.Context, path string, fn func(json.RawMessag
 	return nil
 }
 
-func (c *Client) open(ctx context.Context, path string) (io.ReadCloser, error) {
-	resp, err := c.do(ctx, path)
+// do sends the request, with a form if there are parameters, and returns a reply
+// of status 200.
+func (c *Client) do(ctx context.Context, method, path string, parameters url.Values) (*http.Response, error) {
+	var body io.Reader
+	if parameters != nil {
+		body = strings.NewReader(parameters.Encode())
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, body)
 	if err != nil {
 		return nil, err
 	}
-	return resp.Body, nil
-}
-
-// do sends the request and returns a reply of status 200.
-func (c *Client) do(ctx context.Context, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
-	if err != nil {
-		return nil, err
+	if parameters != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -124,11 +139,26 @@ func (c *Client) do(ctx context.Context, path string) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the reply to %s: %w", path, err)
 	}
+	return nil, refusal(resp, path, text)
+}
+
+// refusal is the error of a reply of another status than 200.
+func refusal(resp *http.Response, path string, text []byte) error {
+	path, _, _ = strings.Cut(path, "?")
 	var e errorReply
-	if json.Unmarshal(text, &e) == nil && e.Error != "" {
-		return nil, errors.New(e.Error)
+	known := json.Unmarshal(text, &e) == nil && e.Error != "" // else the daemon's own code has not answered
+	switch {
+	case known && resp.StatusCode == http.StatusBadRequest:
+		if rest, ok := strings.CutPrefix(e.Error, ErrBadRequest.Error()+": "); ok {
+			return fmt.Errorf("%w: %s", ErrBadRequest, rest)
+		}
+		return fmt.Errorf("%w: %s", ErrBadRequest, e.Error)
+	case known:
+		return errors.New(e.Error)
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusMethodNotAllowed:
+		return fmt.Errorf("%w %s", ErrUnknown, path)
 	}
-	return nil, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
+	return fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
 }
 
 // explain says what an error of the connection means to an operator.
@@ -139,12 +169,16 @@ func (c *Client) explain(err error) error {
 	}
 	var timeout net.Error
 	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err // the caller's doing
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("%w: nobody listens on %s", ErrNotRunning, c.path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission to use %s: run as root", c.path)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("no answer from %s within %s: the daemon hangs", c.path, answerTimeout)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return fmt.Errorf("%s: the answer breaks off: the daemon has stopped meanwhile", c.path)
 	}
 	return fmt.Errorf("ask %s: %w", c.path, err)
 }

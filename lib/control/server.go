@@ -1,12 +1,10 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,6 +20,9 @@ const (
 	shutdownTimeout = time.Second
 	// streamBuffer is how much of a stream is collected before it is sent.
 	streamBuffer = 64 << 10
+	// maxForm bounds the parameters of a POST: a list of all 65,536 buckets that
+	// there can be has 400 KiB.
+	maxForm = 1 << 20
 	// errorTrailer is the HTTP trailer by which a stream says that it broke off.
 	errorTrailer = "Saru-Error"
 )
@@ -42,11 +43,12 @@ type Server struct {
 }
 
 // HandleJSON answers requests for pattern, a path ("/sync/status"; GET) or a
-// method and a path ("POST /sync/flush"), with what fn returns. fn may be called
+// method and a path ("POST /sync/flush"), with what fn returns. query holds the
+// parameters of the address, and those in the form of a POST. fn may be called
 // concurrently; its context ends when the client goes away or the server stops.
 func (s *Server) HandleJSON(pattern string, fn func(ctx context.Context, query url.Values) (any, error)) {
-	s.mux.HandleFunc(method(pattern), func(w http.ResponseWriter, r *http.Request) {
-		v, err := fn(r.Context(), r.URL.Query())
+	s.handle(pattern, func(w http.ResponseWriter, r *http.Request) {
+		v, err := fn(r.Context(), r.Form)
 		var body []byte
 		if err == nil {
 			body, err = json.Marshal(v)
@@ -62,32 +64,47 @@ func (s *Server) HandleJSON(pattern string, fn func(ctx context.Context, query u
 }
 
 // HandleStream answers requests for pattern (as in HandleJSON) with every value
-// that fn emits, one a line. emit returns an error if the client is gone; fn
-// returns it then.
+// that fn emits, one a line. They are collected and sent together. emit returns an
+// error if the client is gone; fn returns it then.
 func (s *Server) HandleStream(pattern string, fn func(ctx context.Context, query url.Values, emit func(any) error) error) {
-	s.mux.HandleFunc(method(pattern), func(w http.ResponseWriter, r *http.Request) {
-		out := &deadlineWriter{w: w}
-		buf := bufio.NewWriterSize(out, streamBuffer)
-		enc := json.NewEncoder(buf)
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		w.Header().Set("Trailer", errorTrailer)
-		err := fn(r.Context(), r.URL.Query(), func(v any) error {
+	s.handle(pattern, func(w http.ResponseWriter, r *http.Request) {
+		out := newLineWriter(w)
+		out.end(fn(r.Context(), r.Form, func(v any) error {
 			if err := r.Context().Err(); err != nil {
 				return err
 			}
-			return enc.Encode(v)
+			return out.emit(v)
+		}))
+	})
+}
+
+// HandleWork is HandleStream for what takes time: a value is at the client within
+// a fifth of a second, and while there is none, empty lines tell it that fn is at
+// work. emit may be called concurrently, but not after fn has returned.
+func (s *Server) HandleWork(pattern string, fn func(ctx context.Context, query url.Values, emit func(any) error) error) {
+	s.handle(pattern, func(w http.ResponseWriter, r *http.Request) {
+		out := &promptWriter{lines: newLineWriter(w)}
+		err := out.during(r.Context(), func() error {
+			return fn(r.Context(), r.Form, func(v any) error {
+				if err := r.Context().Err(); err != nil {
+					return err
+				}
+				return out.emit(v)
+			})
 		})
-		switch {
-		case err == nil:
-			setDeadline(w)
-			_ = buf.Flush() // an error means that the client is gone
-		case !out.begun:
-			w.Header().Del("Trailer")
-			replyError(w, err)
-		default:
-			_ = buf.Flush()
-			w.Header().Set(errorTrailer, oneLine(err))
+		out.lines.end(err)
+	})
+}
+
+// handle calls fn with the request's parameters in its Form.
+func (s *Server) handle(pattern string, fn http.HandlerFunc) {
+	s.mux.HandleFunc(method(pattern), func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if err := r.ParseForm(); err != nil {
+			replyError(w, fmt.Errorf("%w: read the parameters: %w", ErrBadRequest, err))
+			return
 		}
+		fn(w, r)
 	})
 }
 
@@ -159,24 +176,4 @@ func oneLine(err error) string {
 		}
 		return r
 	}, err.Error())
-}
-
-// setDeadline gives the client time for the next write. Connections that know no
-// deadlines (tests') have none.
-func setDeadline(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // see above
-}
-
-// deadlineWriter gives each write its own time, as a stream may be long.
-type deadlineWriter struct {
-	w     http.ResponseWriter
-	begun bool
-}
-
-var _ io.Writer = (*deadlineWriter)(nil)
-
-func (d *deadlineWriter) Write(b []byte) (int, error) {
-	d.begun = true
-	setDeadline(d.w)
-	return d.w.Write(b)
 }

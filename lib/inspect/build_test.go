@@ -212,8 +212,12 @@ func farm(t testing.TB) [][]byte {
 		f(&tr)
 		return tr
 	}
-	beat, err := mirror.AppendHeartbeat(nil, &mirror.Heartbeat{Uptime: 12345, Stream: 41, Name: "director-a"},
-		[]mirror.Echo{{Node: nodeID("director-b"), Incarnation: 0xb2, Control: 9, Stream: 8, Age: 100}})
+	beat, err := mirror.AppendHeartbeat(nil, &mirror.Heartbeat{
+		Uptime: 12345, Stream: 41, Oldest: 30, Teaches: ap("192.0.2.1:8849"), Entries: 1000, Name: "director-a",
+	}, []mirror.Echo{
+		{Node: nodeID("director-b"), Incarnation: 0xb2, Control: 9, Stream: 8, Confirmed: 7, Age: 100, Flags: mirror.EchoCounts},
+		{Node: nodeID("director-c"), Incarnation: 0xc3, Control: 1, Age: 3},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,9 +225,14 @@ func farm(t testing.TB) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var table []byte
-	table = mirror.AppendTableItem(table, mirror.TableItem{ClockOffset: 400, Age: 60})
-	table = mirror.AppendTableItem(table, mirror.TableItem{ClockOffset: 0, Age: 1000})
+	quiet, err := mirror.AppendHeartbeat(nil, &mirror.Heartbeat{Oldest: 1, Name: "director-a"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask, err := mirror.AppendRequest(nil, &mirror.Request{Node: node, Incarnation: 0xa1}, []mirror.Range{{First: 12, Count: 1}, {First: 30, Count: 4}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	udp := variety()[1]
 
 	v0 := ipvssync.AppendHeaderV0(nil, 9)
@@ -251,14 +260,16 @@ func farm(t testing.TB) [][]byte {
 		kernelMessage(t),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Flags = mirror.KindRecords, mirror.FlagSynced }), tcp4()),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body, tr.Flags = mirror.KindHeartbeat, beat, mirror.FlagSynced })),
-		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body = mirror.KindTable, table }), tcp4(), udp),
+		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body, tr.Flags = mirror.KindHeartbeat, quiet, mirror.FlagConfirm })),
+		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body, tr.Sender = mirror.KindRequest, ask, nodeID("director-b") })),
+		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Flags = mirror.KindRecords, mirror.FlagRepeat }), tcp4(), udp),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.KeyID, tr.Origin = mirror.KindRecords, 0, nodeID("director-b") }), tcp4()),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.KeyID = 99, 4 })),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.KeyID = mirror.KindRecords, 5 }), tcp4()),
 		// what is wrong
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body, tr.Sender = mirror.KindHeartbeat, liar, 1 })),
 		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body = mirror.KindHeartbeat, beat[:8] })),
-		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body = mirror.KindTable, table[:8] }), tcp4(), udp),
+		mirrorMessage(t, with(func(tr *mirror.Trailer) { tr.Kind, tr.Body = mirror.KindRequest, ask[:16] })),
 		displaced,
 		badVersion,
 		trailing,

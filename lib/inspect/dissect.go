@@ -75,7 +75,7 @@ func (d *dissector) add(p packet) []datagram {
 		g, ip.data = ready, ready.payload
 	}
 	if g, ok = parseUDP(g, ip.data, ip.cutOff); ok && g.destination.Port() == d.port {
-		out = append(out, g)
+		out = append(out, split(g)...)
 	}
 	return out
 }

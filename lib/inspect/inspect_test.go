@@ -109,7 +109,7 @@ func TestContract(t *testing.T) {
 			}
 		}
 	}
-	if records != 17 {
+	if records != 15 {
 		t.Errorf("%d record lines", records)
 	}
 }

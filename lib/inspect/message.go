@@ -57,6 +57,8 @@ type trailer struct {
 	KeyID       uint8  `json:"key_id"`
 	Signature   string `json:"signature"`
 	Synced      bool   `json:"synced"`
+	Repeat      bool   `json:"repeat,omitempty"`  // sent again on request
+	Confirm     bool   `json:"confirm,omitempty"` // the sender waits for the confirmation of its stream
 	Sender      string `json:"sender"`
 	Node        string `json:"node,omitempty"` // the sender's name, once a heartbeat has told it
 	Incarnation string `json:"incarnation"`
@@ -68,6 +70,7 @@ type trailer struct {
 
 	BodyBytes int        `json:"body_bytes"`
 	Heartbeat *heartbeat `json:"heartbeat,omitempty"`
+	Request   *request   `json:"request,omitempty"`
 
 	originName string
 }
@@ -77,6 +80,9 @@ type heartbeat struct {
 	Node     string `json:"node"`
 	UptimeMS uint64 `json:"uptime_ms"`
 	Stream   uint64 `json:"stream"`
+	Oldest   uint64 `json:"oldest"`            // stream number that can be repeated
+	Teaches  string `json:"teaches,omitempty"` // address and port
+	Entries  uint32 `json:"entries"`           // of its table
 	Echoes   []echo `json:"echoes"`
 }
 
@@ -85,7 +91,21 @@ type echo struct {
 	Incarnation string `json:"incarnation"`
 	Control     uint64 `json:"control"`
 	Stream      uint64 `json:"stream"`
+	Confirmed   uint64 `json:"confirmed"`
 	AgeMS       uint32 `json:"age_ms"`
+	Counts      bool   `json:"counts"`
+}
+
+// request is the body of a request for datagrams of a node's stream.
+type request struct {
+	Node        string        `json:"node"` // name where known, else id
+	Incarnation string        `json:"incarnation"`
+	Ranges      []streamRange `json:"ranges"`
+}
+
+type streamRange struct {
+	First uint64 `json:"first"`
+	Count uint32 `json:"count"`
 }
 
 // record is one record of a message.
@@ -96,7 +116,6 @@ type record struct {
 	Fwmark   uint32 `json:"fwmark"`
 	Seq      *seq   `json:"seq,omitempty"`
 	PE       *pe    `json:"pe,omitempty"`
-	Entry    *entry `json:"entry,omitempty"`
 	// Skipped says why a kernel leaves the record out.
 	Skipped string `json:"skipped,omitempty"`
 }
@@ -117,12 +136,6 @@ type pe struct {
 	Name string `json:"name"`
 	Data string `json:"data,omitempty"`
 	Hex  string `json:"data_hex,omitempty"`
-}
-
-// entry is what a record in a table transfer has of its own.
-type entry struct {
-	AgeS    uint32 `json:"age_s"`
-	ClockUS uint64 `json:"clock_us"`
 }
 
 // decoder decodes datagrams and remembers the names of nodes.
@@ -147,7 +160,6 @@ func (d *decoder) decode(g datagram) *message {
 	}
 	m.Version, m.SyncID, m.Count, m.Sender = parsed.Version, parsed.SyncID, parsed.Count, senderKernel
 	origin := g.source.Addr().String()
-	var table []byte // body of a table transfer
 	start := len(g.payload)
 	t, at, err := mirror.ParseTrailer(g.payload)
 	switch {
@@ -160,16 +172,14 @@ func (d *decoder) decode(g datagram) *message {
 		origin = d.name(t.Origin)
 		if err := d.body(m, &t); err != nil {
 			m.Error = err.Error()
-		} else if t.Kind == mirror.KindTable {
-			table = t.Body
 		}
 	}
-	d.records(m, parsed, origin, start, table, t.Clock)
+	d.records(m, parsed, origin, start)
 	return m
 }
 
 // records decodes the records, and looks at where they end: where the trailer starts, if there is one.
-func (d *decoder) records(m *message, parsed ipvssync.Message, origin string, start int, table []byte, clock uint64) {
+func (d *decoder) records(m *message, parsed ipvssync.Message, origin string, start int) {
 	r := parsed.Reader()
 	for i := 0; ; i++ {
 		var rec ipvssync.Record
@@ -185,11 +195,6 @@ func (d *decoder) records(m *message, parsed ipvssync.Message, origin string, st
 		out.Index = i
 		if err != nil {
 			out.Skipped = err.Error()
-		}
-		if table != nil {
-			item := mirror.TableItemAt(table, i)
-			out.Entry = &entry{AgeS: item.Age, ClockUS: clock - item.ClockOffset}
-			out.ExpiresS = max(0, out.ExpiresS-int64(item.Age))
 		}
 		m.records = append(m.records, out)
 	}
@@ -212,6 +217,7 @@ func (m *message) addError(s string) {
 func (d *decoder) trailer(t *mirror.Trailer, b []byte) *trailer {
 	out := &trailer{
 		Kind: t.Kind.String(), KeyID: t.KeyID, Signature: signatureUnchecked, Synced: t.Flags&mirror.FlagSynced != 0,
+		Repeat: t.Flags&mirror.FlagRepeat != 0, Confirm: t.Flags&mirror.FlagConfirm != 0,
 		Sender: id(t.Sender), Incarnation: id(t.Incarnation), Sequence: t.Sequence,
 		Origin: id(t.Origin), originName: d.name(t.Origin), Term: t.Grant.Term(), TermVersion: t.Grant.Version(), ClockUS: t.Clock, BodyBytes: len(t.Body),
 	}
@@ -235,10 +241,6 @@ func (d *decoder) trailer(t *mirror.Trailer, b []byte) *trailer {
 // body decodes the body of the kinds that have one.
 func (d *decoder) body(m *message, t *mirror.Trailer) error {
 	switch t.Kind {
-	case mirror.KindTable:
-		if len(t.Body) != int(m.Count)*mirror.TableItemLen {
-			return fmt.Errorf("table of %d records with a body of %d bytes", m.Count, len(t.Body))
-		}
 	case mirror.KindHeartbeat:
 		h, err := mirror.ParseHeartbeat(t.Body)
 		if err != nil {
@@ -249,11 +251,27 @@ func (d *decoder) body(m *message, t *mirror.Trailer) error {
 			d.names[t.Sender] = h.Name
 			m.Trailer.Node = h.Name
 		}
-		hb := &heartbeat{Node: h.Name, UptimeMS: h.Uptime, Stream: h.Stream, Echoes: []echo{}}
+		hb := &heartbeat{Node: h.Name, UptimeMS: h.Uptime, Stream: h.Stream, Oldest: h.Oldest, Entries: h.Entries, Echoes: []echo{}}
+		if h.Teaches.IsValid() {
+			hb.Teaches = h.Teaches.String()
+		}
 		for e := range h.Echoes() {
-			hb.Echoes = append(hb.Echoes, echo{Node: d.name(e.Node), Incarnation: id(e.Incarnation), Control: e.Control, Stream: e.Stream, AgeMS: e.Age})
+			hb.Echoes = append(hb.Echoes, echo{
+				Node: d.name(e.Node), Incarnation: id(e.Incarnation), Control: e.Control, Stream: e.Stream, Confirmed: e.Confirmed,
+				AgeMS: e.Age, Counts: e.Flags&mirror.EchoCounts != 0,
+			})
 		}
 		m.Trailer.Heartbeat = hb
+	case mirror.KindRequest:
+		r, err := mirror.ParseRequest(t.Body)
+		if err != nil {
+			return err
+		}
+		req := &request{Node: d.name(r.Node), Incarnation: id(r.Incarnation)}
+		for g := range r.Ranges() {
+			req.Ranges = append(req.Ranges, streamRange{First: g.First, Count: g.Count})
+		}
+		m.Trailer.Request = req
 	}
 	return nil
 }

@@ -69,6 +69,9 @@ func printText(w io.Writer, m *message) error {
 	if m.Trailer != nil && m.Trailer.Heartbeat != nil {
 		m.Trailer.Heartbeat.text(&b)
 	}
+	if m.Trailer != nil && m.Trailer.Request != nil {
+		m.Trailer.Request.text(&b)
+	}
 	for i := range m.records {
 		m.records[i].text(&b)
 	}
@@ -82,14 +85,21 @@ func (t *trailer) text(b *strings.Builder) {
 		sender = plain(t.Node)
 	}
 	fmt.Fprintf(b, "; %s %d of %s incarnation %s", t.Kind, t.Sequence, sender, t.Incarnation)
-	if t.Origin != t.Sender && t.Heartbeat == nil {
+	control := t.Heartbeat != nil || t.Request != nil // origin and grant are of records
+	if t.Origin != t.Sender && !control {
 		fmt.Fprintf(b, " origin %s", plain(t.originName))
 	}
-	if t.Heartbeat == nil {
-		fmt.Fprintf(b, " grant %d.%d clock %d", t.Term, t.TermVersion, t.ClockUS)
+	if !control {
+		fmt.Fprintf(b, " grant %d.%d", t.Term, t.TermVersion)
 	}
-	if t.Synced {
-		b.WriteString(" synced")
+	fmt.Fprintf(b, " clock %d", t.ClockUS)
+	for _, flag := range []struct {
+		set  bool
+		name string
+	}{{t.Synced, "synced"}, {t.Repeat, "repeat"}, {t.Confirm, "confirm"}} {
+		if flag.set {
+			fmt.Fprintf(b, " %s", flag.name)
+		}
 	}
 	if t.Signature == signatureUnsigned {
 		b.WriteString(", unsigned")
@@ -99,10 +109,32 @@ func (t *trailer) text(b *strings.Builder) {
 }
 
 func (h *heartbeat) text(b *strings.Builder) {
-	fmt.Fprintf(b, "    %s up %d.%03d s, stream at %d\n", plain(h.Node), h.UptimeMS/1000, h.UptimeMS%1000, h.Stream)
-	for _, e := range h.Echoes {
-		fmt.Fprintf(b, "    heard %s incarnation %s %d ms ago, control %d, stream %d\n", plain(e.Node), e.Incarnation, e.AgeMS, e.Control, e.Stream)
+	fmt.Fprintf(b, "    %s up %d.%03d s, stream at %d, repeats from %d, %d entries", plain(h.Node), h.UptimeMS/1000, h.UptimeMS%1000, h.Stream, h.Oldest, h.Entries)
+	if h.Teaches != "" {
+		fmt.Fprintf(b, ", teaches on %s", h.Teaches)
 	}
+	b.WriteByte('\n')
+	for _, e := range h.Echoes {
+		fmt.Fprintf(b, "    heard %s incarnation %s %d ms ago, control %d, stream %d, confirmed %d", plain(e.Node), e.Incarnation, e.AgeMS, e.Control, e.Stream, e.Confirmed)
+		if e.Counts {
+			b.WriteString(", counts")
+		}
+		b.WriteByte('\n')
+	}
+}
+
+func (r *request) text(b *strings.Builder) {
+	fmt.Fprintf(b, "    asks %s incarnation %s for", plain(r.Node), r.Incarnation)
+	for i, g := range r.Ranges {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(b, " %d", g.First)
+		if g.Count > 1 {
+			fmt.Fprintf(b, "-%d", g.First+uint64(g.Count)-1)
+		}
+	}
+	b.WriteByte('\n')
 }
 
 func (r *record) text(b *strings.Builder) {
@@ -121,9 +153,6 @@ func (r *record) text(b *strings.Builder) {
 		} else {
 			fmt.Fprintf(b, " %s", strconv.QuoteToASCII(r.PE.Data))
 		}
-	}
-	if r.Entry != nil {
-		fmt.Fprintf(b, " clock %d age %d s", r.Entry.ClockUS, r.Entry.AgeS)
 	}
 	if r.Skipped != "" {
 		fmt.Fprintf(b, ": KERNELS SKIP IT: %s", r.Skipped)

@@ -98,6 +98,10 @@ type Destination struct {
 	ActiveConns, InactiveConns, PersistentConns int
 }
 
+// Entries returns how many connections and templates the kernel has for the destination. What it has for none, because
+// their service was deleted or never was, is in no such count.
+func (d Destination) Entries() int { return d.ActiveConns + d.InactiveConns + d.PersistentConns }
+
 // Services reads and writes virtual services. All methods may be called from several goroutines; none takes longer than
 // some seconds. An error for which errors.Is(err, os.ErrDeadlineExceeded) holds leaves open whether the change was made.
 type Services interface {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -45,9 +46,12 @@ type ProcConn struct {
 // persistence engines. The root is "/proc", or "/proc/thread-self" for the network namespace of the calling thread where
 // that differs from the process's.
 //
-// At most one error is yielded, as the last element; it wraps ErrNotAvailable when the file is missing. The list is not a
-// snapshot: entries may be missed or come twice while the kernel works. Below Linux 6.14 the cost grows with the square
-// of their number.
+// At most one error is yielded, as the last element; it wraps ErrNotAvailable when the file is missing.
+//
+// The list is not a snapshot: an entry that the kernel has all the time may be left out, or come twice, though hardly ever in two
+// readings. The kernel gives 4 KiB at a time, some 50 entries, and finds the place to go on by counting: below Linux 6.14 all entries before it, those
+// of other network namespaces included, so that each that has gone meanwhile makes it skip one; from then on only those before it in the same hash
+// bucket (net/netfilter/ipvs/ip_vs_conn.c, ip_vs_conn_array). Below 6.14 the cost therefore grows with the square of their number, too.
 func ReadConns(root string) iter.Seq2[ProcConn, error] {
 	return readConns(filepath.Join(root, "net/ip_vs_conn_sync"))
 }
@@ -69,7 +73,7 @@ func readConns(path string) iter.Seq2[ProcConn, error] {
 			return
 		}
 		defer func() { _ = f.Close() }()
-		for c, err := range ParseConns(f) {
+		for c, err := range ParseConns(&uneven{r: f, first: minFirst + rand.IntN(maxFirst-minFirst)}) {
 			if err != nil {
 				err = fmt.Errorf("%s: %w", path, err)
 			}
@@ -78,6 +82,24 @@ func readConns(path string) iter.Seq2[ProcConn, error] {
 			}
 		}
 	}
+}
+
+// uneven makes the first read shorter. What the list leaves out are the first entries of a read (ReadConns). If all readings were split
+// in the same places, two of them might well miss the same entry.
+type uneven struct {
+	r     io.Reader
+	first int
+}
+
+// Bounds of the first read, in bytes: some lines, and less than the page that the kernel gives at most.
+const minFirst, maxFirst = 300, 4000
+
+func (u *uneven) Read(b []byte) (int, error) {
+	if u.first > 0 {
+		b = b[:min(u.first, len(b))]
+		u.first = 0
+	}
+	return u.r.Read(b)
 }
 
 // ParseConns reads the text of either file; the heading tells which one it is.
@@ -255,7 +277,8 @@ func parseEndpoint(addr, port []byte) (netip.AddrPort, error) {
 // stateNames are the names that occur, so that a list of a million lines does not make a string for each.
 var stateNames = []string{
 	"ESTABLISHED", "UDP", "NONE", "ASSURED", "TIME_WAIT", "FIN_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "SYN_SENT", "SYN_RECV",
-	"LISTEN", "SYNACK",
+	"LISTEN", "SYNACK", "INIT1", "INIT", "C-SENT", "C-REPLIED", "C-WAIT", "COOKIE", "C-ECHOED", "S-SENT", "S-RECEIVED", "S-ACK-SENT",
+	"REJECTED", "CLOSED", "ERR!",
 }
 
 func stateName(b []byte) string {

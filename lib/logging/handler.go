@@ -15,14 +15,14 @@ import (
 // handler is a slog.Handler that makes one line of each record. (slog's own text
 // handler writes time= level= msg= before everything and quotes the message.)
 type handler struct {
-	level  slog.Leveler
-	mu     *sync.Mutex // keeps lines whole; shared by all handlers made from one
+	level  *slog.LevelVar // shared, like mu, by all handlers made from one
+	mu     *sync.Mutex    // keeps lines whole
 	write  func(r slog.Record, line string) error
 	attrs  string // of WithAttrs, ready to be appended
 	prefix string // of WithGroup: "group."
 }
 
-func newHandler(level slog.Leveler, write func(slog.Record, string) error) *handler {
+func newHandler(level *slog.LevelVar, write func(slog.Record, string) error) *handler {
 	return &handler{level: level, mu: new(sync.Mutex), write: write}
 }
 

@@ -29,7 +29,7 @@ type Options struct {
 	// Facility is a name of syslog ("daemon", "local0"), Terminal, or the
 	// absolute name of a file that is appended to.
 	Facility string
-	// Debug lets messages of level debug through.
+	// Debug lets messages of level debug through. SetDebug changes it later.
 	Debug bool
 	// Tag is the program's name.
 	Tag string
@@ -71,10 +71,8 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
-	level := slog.LevelInfo
-	if o.Debug {
-		level = slog.LevelDebug
-	}
+	level := new(slog.LevelVar)
+	setDebug(level, o.Debug)
 	if filepath.IsAbs(o.Facility) {
 		f := &file{name: o.Facility}
 		if err := f.Reopen(); err != nil {
@@ -94,6 +92,23 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 	}
 	s := &system{w: w, fallback: plain{w: o.Stderr, tag: o.Tag}}
 	return slog.New(newHandler(level, s.write)), w, nil
+}
+
+// SetDebug lets messages of level debug through from now on, or no more, in a log
+// of New and in all that were made from it (With). It may be called at any time.
+// Other logs stay as they are.
+func SetDebug(log *slog.Logger, on bool) {
+	if h, ok := log.Handler().(*handler); ok {
+		setDebug(h.level, on)
+	}
+}
+
+func setDebug(level *slog.LevelVar, on bool) {
+	if on {
+		level.Set(slog.LevelDebug)
+	} else {
+		level.Set(slog.LevelInfo)
+	}
 }
 
 // OnStderr reports whether the log of which New returned c is standard error: by

@@ -56,6 +56,32 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// TestSetDebug switches a log and one made from it while they are in use.
+func TestSetDebug(t *testing.T) {
+	var out bytes.Buffer
+	log, closer, err := New(Options{Facility: Terminal, Tag: "syncd", Stderr: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closer.Close()
+	derived := log.With("peer", "d2")
+	say := func(text string) {
+		log.Debug(text)
+		derived.Debug(text)
+	}
+	say("before")
+	SetDebug(derived, true)
+	say("during")
+	SetDebug(log, false)
+	say("after")
+	log.Info("end")
+	SetDebug(slog.New(slog.DiscardHandler), true) // of somebody else: nothing happens
+	got := regexp.MustCompile(`(?m)^\S+ syncd: `).ReplaceAllString(out.String(), "")
+	if want := "debug during\ndebug during peer=d2\ninfo end\n"; got != want {
+		t.Errorf("log is %q, want %q", got, want)
+	}
+}
+
 // TestFile moves the log away as logrotate does.
 func TestFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "syncd.log")

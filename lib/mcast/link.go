@@ -8,8 +8,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/net/ipv4"
 )
 
 // Message is one received datagram.
@@ -32,9 +30,8 @@ type Link struct {
 	rmu  sync.Mutex // guards recv: held while reading
 	recv receiver
 
-	wmu  sync.Mutex // guards send and dst: held while writing
-	send []ipv4.Message
-	iov  [][]byte
+	wmu  sync.Mutex // guards send: held while writing
+	send outgoing
 	dst  *net.UDPAddr
 
 	mu            sync.Mutex // guards what follows; never held while blocking
@@ -137,7 +134,6 @@ func (l *Link) replaced(differs func() bool) bool {
 func (l *Link) WriteBatch(bufs [][]byte) (int, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
-	l.prepare(bufs)
 	for sent := 0; ; {
 		if sent == len(bufs) {
 			return sent, nil
@@ -145,8 +141,8 @@ func (l *Link) WriteBatch(bufs [][]byte) (int, error) {
 		l.mu.Lock()
 		tx := l.tx
 		l.mu.Unlock()
-		n, err := tx.batch.WriteBatch(l.send[sent:len(bufs)], 0)
-		sent += max(n, 0)
+		n, err := l.write(tx, bufs[sent:])
+		sent += n
 		switch {
 		case err == nil:
 		case errors.Is(err, net.ErrClosed):
@@ -161,15 +157,24 @@ func (l *Link) WriteBatch(bufs [][]byte) (int, error) {
 	}
 }
 
-// prepare puts bufs into the shape that x/net wants, without allocation in the steady state.
-func (l *Link) prepare(bufs [][]byte) {
-	for len(l.send) < len(bufs) {
-		l.send = append(l.send, ipv4.Message{Addr: l.dst})
+// write sends datagrams by one socket and returns how many were sent.
+func (l *Link) write(tx *txSocket, bufs [][]byte) (sent int, err error) {
+	l.send.prepare(l, bufs, tx.whole)
+	for left := l.send.messages; len(left) > 0; {
+		n, err := tx.batch.WriteBatch(left, 0)
+		for _, m := range left[:max(n, 0)] {
+			sent += len(m.Buffers)
+		}
+		left = left[max(n, 0):]
+		if err != nil && len(left) > 0 && len(left[0].Buffers) > 1 && cannotSplit(err) {
+			tx.whole = true
+			return sent, nil // the rest is the caller's next round
+		}
+		if err != nil {
+			return sent, err
+		}
 	}
-	l.iov = append(l.iov[:0], bufs...)
-	for i := range bufs {
-		l.send[i].Buffers = l.iov[i : i+1 : i+1]
-	}
+	return sent, nil
 }
 
 // SetReadDeadline is Conn.SetReadDeadline for one link.

@@ -81,6 +81,7 @@ type rxSocket struct {
 type txSocket struct {
 	at    place
 	conn  net.PacketConn
+	whole bool // datagrams cannot be handed over several at a time; guarded by Link.wmu
 	batch interface {
 		WriteBatch(ms []ipv4.Message, flags int) (int, error)
 	}

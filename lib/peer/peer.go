@@ -8,6 +8,7 @@
 // control sequence number that this director sent after it had first heard the candidate. Nobody can have such a heartbeat in store,
 // so datagrams of yesterday, also correctly signed ones of an earlier incarnation of a peer, admit nobody and need no list of
 // retired incarnations. After admission two windows of sequence numbers, for control and stream datagrams, tell new from replayed.
+// The stream's window also tells what is missing, what may still be asked for, and what is lost for good (Peer.Gaps, Peer.GivenUp).
 //
 // One name, two live directors: the same proof of life is asked of a stranger that uses this director's own name (Namesake).
 package peer
@@ -17,6 +18,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -57,6 +59,9 @@ const (
 	maxCandidates = 8
 	// candidateAge is how long an unheard candidate is remembered and echoed.
 	candidateAge = 3 * time.Second
+	// echoAge is how long an echo of this director counts that is not repeated because there are more than fit into a heartbeat: all come
+	// round within 23 heartbeats, should every peer and all its candidates be alive.
+	echoAge = 3 * time.Second
 )
 
 // Echo is what one node tells another that it last heard of it.
@@ -65,9 +70,9 @@ type Echo struct {
 	Incarnation Incarnation
 	Control     uint64        // newest control sequence number heard
 	Stream      uint64        // newest stream sequence number heard
+	Confirmed   uint64        // number up to which its stream has been taken by the kernel
 	Age         time.Duration // since it was last heard
 	Counts      bool          // what this incarnation sends is used
-	Lacks       bool          // but not all of it has arrived
 }
 
 // Heartbeat is what this package needs of a heartbeat that has been authenticated.
@@ -77,10 +82,16 @@ type Heartbeat struct {
 	Name        string
 	Control     uint64 // its own sequence number
 	Stream      uint64 // newest stream sequence number that the sender has used
+	Oldest      uint64 // oldest stream sequence number that it can repeat
+	Teaches     netip.AddrPort
+	Entries     uint32
+	Clock       uint64
 	Uptime      time.Duration
 	Synced      bool
+	Confirm     bool
 	Link        int  // index of the link that it came by
 	Echo        Echo // its echo of this director; Incarnation 0: none
+	Paged       bool // it is full of echoes: there may be more, this director's among them, in the next ones
 }
 
 // Verdict says what to do with a datagram.
@@ -89,7 +100,8 @@ type Verdict uint8
 // Verdicts.
 const (
 	Accept           Verdict = iota // use it
-	Repeated                        // its copy came by another link: normal, ignore it
+	Repeated                        // a copy came before, by another link or as a repetition: normal, ignore it
+	Known                           // a repetition, asked for by whomever, of what is known or too old: normal, ignore it
 	Replayed                        // seen before on this link, or too old: drop and count
 	WrongIncarnation                // from a sender that has not (yet) proved that it lives: drop and count
 	Own                             // this director's own datagram came back: drop and count
@@ -114,32 +126,34 @@ type LinkState struct {
 	control, stream Window
 }
 
-// Peer is another node.
+// Silence is a time during which a peer was Lost: from when it had last been heard to when it returned.
+type Silence struct{ From, To time.Time }
+
+// Peer is another node. What its heartbeats say is from the newest of them.
 type Peer struct {
 	ID          ID
 	Name        string
 	Incarnation Incarnation // 0: not admitted
 	Synced      bool
-	Lost        bool // not heard for the dead time
+	Lost        bool    // not heard for the dead time
+	Silence     Silence // the latest one of this incarnation; while the peer is Lost, To is zero; zero: never
 	LastHeard   time.Time
 	Uptime      time.Duration // at LastHeard
 	Control     Window
 	Stream      Window
-	Announced   uint64 // newest stream sequence number that the peer says it has used
-	Echoed      Echo   // its newest echo of this director
-	Lacks       bool   // what the user says to be echoed: datagrams of its stream are missing here
+	Announced   uint64         // newest stream sequence number that the peer says it has used
+	Oldest      uint64         // oldest stream sequence number that it can repeat; Announced+1: none; it never goes back
+	Teaches     netip.AddrPort // where it teaches its table; zero: nowhere
+	Entries     uint32         // of its table
+	Clock       uint64         // its hybrid clock at LastHeard, microseconds
+	Confirm     bool           // it waits until its stream is confirmed
+	Confirmed   uint64         // what the user says to be echoed: number up to which the peer's stream has been taken by the kernel
+	Echoed      Echo           // its newest echo of this director; Incarnation 0: it does not hear this director
 	Links       []LinkState
 
+	beat       uint64    // number of its newest heartbeat
+	echoedAt   time.Time // when Echoed came
 	candidates []candidate
-}
-
-// Missing returns how many datagrams of the peer's stream have not arrived, the tail included.
-func (p *Peer) Missing() uint64 {
-	m := p.Stream.Missing()
-	if p.Announced > p.Stream.Newest() {
-		m += p.Announced - p.Stream.Newest()
-	}
-	return m
 }
 
 type candidate struct {

@@ -22,7 +22,7 @@ func (s *Set) Heartbeat(now time.Time, h Heartbeat) (*Peer, Verdict, Event) {
 		if len(s.peers) >= MaxPeers && !s.evict() {
 			return nil, Overflow, Nothing
 		}
-		p = &Peer{ID: h.Node, Links: make([]LinkState, s.links)}
+		p = &Peer{ID: h.Node, Links: make([]LinkState, s.links)} // windows are made at admission: strangers take little memory
 		s.peers[h.Node] = p
 		s.order = append(s.order, h.Node)
 	}
@@ -43,29 +43,68 @@ func (s *Set) Heartbeat(now time.Time, h Heartbeat) (*Peer, Verdict, Event) {
 		}
 		p.candidates = nil
 	}
-	switch p.arrived(now, h.Link, h.Control, true) {
-	case Duplicate:
-		return p, Repeated, event
-	case Old:
-		return p, Replayed, event
+	if v := p.arrived(now, h.Link, h.Control, true); v != Accept {
+		return p, v, event
 	}
 	if p.Lost {
-		p.Lost = false
-		if event == Nothing {
-			event = Returned
-		}
+		p.Lost, p.Silence.To = false, now
+		event = Returned
 	}
 	p.LastHeard = now
-	if h.Control == p.Control.Newest() { // an overtaken heartbeat says nothing newer
-		p.Name, p.Synced, p.Uptime = h.Name, h.Synced, h.Uptime
-		p.Announced = max(p.Announced, h.Stream)
-		p.Echoed = h.Echo
+	if h.Control > p.beat { // an overtaken heartbeat says nothing newer
+		p.told(now, h)
 	}
 	return p, Accept, event
 }
 
-// Stream takes the sequence number of an authenticated stream datagram into account. The peer is nil unless admitted.
-func (s *Set) Stream(now time.Time, id ID, inc Incarnation, seq uint64, link int) (*Peer, Verdict) {
+// told takes over what the newest heartbeat says.
+func (p *Peer) told(now time.Time, h Heartbeat) {
+	p.beat = h.Control
+	p.Name, p.Synced, p.Uptime, p.Clock = h.Name, h.Synced, h.Uptime, h.Clock
+	p.Teaches, p.Entries, p.Confirm = h.Teaches, h.Entries, h.Confirm
+	if h.Echo.Incarnation != 0 || !h.Paged || now.Sub(p.echoedAt) > echoAge {
+		p.Echoed, p.echoedAt = h.Echo, now
+	}
+	p.Announced = max(p.Announced, h.Stream)
+	if h.Oldest > p.Oldest {
+		p.Oldest = h.Oldest
+		if p.Oldest-1 > p.Announced {
+			p.Oldest = p.Announced + 1 // nonsense: what has not been sent cannot have been dropped
+		}
+		p.GiveUp(p.Oldest)
+	}
+}
+
+// Control takes the sequence number of an authenticated control datagram other than a heartbeat into account. The peer is nil unless
+// admitted.
+func (s *Set) Control(now time.Time, id ID, inc Incarnation, seq uint64, link int) (*Peer, Verdict) {
+	p, v := s.sender(id, inc)
+	if v != Accept {
+		return nil, v
+	}
+	return p, p.arrived(now, link, seq, true)
+}
+
+// Stream takes the sequence number of an authenticated stream datagram into account. repeat says that it was marked as a repetition,
+// which everybody hears though few have asked for it: then the link's window neither judges nor learns it. So a repetition is never
+// a replay, and does not make one of the first copy if that comes later. The peer is nil unless admitted.
+func (s *Set) Stream(now time.Time, id ID, inc Incarnation, seq uint64, link int, repeat bool) (*Peer, Verdict) {
+	p, v := s.sender(id, inc)
+	if v != Accept {
+		return nil, v
+	}
+	if !repeat {
+		return p, p.arrived(now, link, seq, false)
+	}
+	if p.Stream.Add(seq) != New {
+		return p, Known
+	}
+	p.Links[link].LastHeard = now
+	return p, Accept
+}
+
+// sender returns the peer that an incarnation is, if it counts.
+func (s *Set) sender(id ID, inc Incarnation) (*Peer, Verdict) {
 	if id == s.self && inc == s.incarnation {
 		return nil, Own
 	}
@@ -73,41 +112,48 @@ func (s *Set) Stream(now time.Time, id ID, inc Incarnation, seq uint64, link int
 	if p == nil || p.Incarnation == 0 || p.Incarnation != inc || p.Lost {
 		return nil, WrongIncarnation
 	}
-	switch p.arrived(now, link, seq, false) {
-	case Duplicate:
-		return p, Repeated
-	case Old:
-		return p, Replayed
-	}
 	return p, Accept
 }
 
 // admit makes h's incarnation the peer's. What it sent before this heartbeat does not count: it was not proved to be fresh.
 func (p *Peer) admit(h Heartbeat) {
+	if p.Incarnation == 0 {
+		p.Control, p.Stream = NewWindow(controlWindow), NewWindow(streamWindow)
+		for i := range p.Links {
+			p.Links[i].control, p.Links[i].stream = NewWindow(controlWindow), NewWindow(streamWindow)
+		}
+	}
 	p.Incarnation, p.Name = h.Incarnation, h.Name
 	p.Control.Reset(h.Control - 1)
 	p.Stream.Reset(h.Stream)
-	p.Announced = h.Stream
-	p.candidates, p.Lost, p.Lacks = nil, false, false
 	for i := range p.Links {
-		l := &p.Links[i]
-		l.control.Reset(h.Control - 1)
-		l.stream.Reset(h.Stream)
+		p.Links[i].control.Reset(h.Control - 1)
+		p.Links[i].stream.Reset(h.Stream)
 	}
+	p.Announced, p.Oldest, p.Confirmed, p.beat = h.Stream, 0, 0, 0
+	p.Echoed, p.echoedAt = Echo{}, time.Time{}
+	p.candidates, p.Lost, p.Silence = nil, false, Silence{}
 }
 
-// arrived files a sequence number. A number that another link brought is a Duplicate, one that this link brought before is Old.
-func (p *Peer) arrived(now time.Time, link int, seq uint64, control bool) Arrival {
+// arrived files the sequence number of a datagram that is no repetition. A number that is new to its link but known was brought by
+// another link or by a repetition; one that this link brought before is a replay.
+func (p *Peer) arrived(now time.Time, link int, seq uint64, control bool) Verdict {
 	l := &p.Links[link]
 	all, one := &p.Stream, &l.stream
 	if control {
 		all, one = &p.Control, &l.control
 	}
 	if one.Add(seq) != New {
-		return Old
+		return Replayed
 	}
 	l.LastHeard = now
-	return all.Add(seq)
+	switch all.Add(seq) {
+	case Duplicate:
+		return Repeated
+	case Old:
+		return Replayed
+	}
+	return Accept
 }
 
 // prove looks whether h shows that its incarnation lives now, and otherwise keeps it among the candidates.
@@ -166,7 +212,7 @@ func (s *Set) Expire(now time.Time, deadtime time.Duration, lost func(*Peer)) {
 			return false
 		}
 		if !p.Lost && now.Sub(p.LastHeard) > deadtime {
-			p.Lost = true
+			p.Lost, p.Silence = true, Silence{From: p.LastHeard}
 			lost(p)
 		}
 		return false
@@ -190,9 +236,10 @@ func (s *Set) evict() bool {
 }
 
 // Echoes appends what the next heartbeat tells the others: up to limit echoes, going round from call to call when there are more.
-// Candidates are echoed too, or nobody would ever be admitted; lost peers are not.
+// Candidates are echoed too, or nobody would ever be admitted; lost peers are not. Who waits for its confirmation is in every one, as long
+// as these leave half of the room to others.
 func (s *Set) Echoes(dst []Echo, now time.Time, limit int) []Echo {
-	var all []Echo
+	var urgent, all []Echo
 	add := func(id ID, cs []candidate) {
 		for _, c := range cs {
 			all = append(all, Echo{Node: id, Incarnation: c.incarnation, Control: c.control, Stream: c.stream, Age: now.Sub(c.heard)})
@@ -201,12 +248,21 @@ func (s *Set) Echoes(dst []Echo, now time.Time, limit int) []Echo {
 	for _, id := range s.order {
 		p := s.peers[id]
 		if p.Incarnation != 0 && !p.Lost {
-			all = append(all, Echo{Node: id, Incarnation: p.Incarnation, Control: p.Control.Newest(),
-				Stream: p.Stream.Newest(), Age: now.Sub(p.LastHeard), Counts: true, Lacks: p.Lacks})
+			e := Echo{
+				Node: id, Incarnation: p.Incarnation, Control: p.Control.Newest(),
+				Stream: p.Stream.Newest(), Confirmed: p.Confirmed, Age: now.Sub(p.LastHeard), Counts: true,
+			}
+			if p.Confirm && len(urgent) < limit/2 {
+				urgent = append(urgent, e)
+			} else {
+				all = append(all, e)
+			}
 		}
 		add(id, p.candidates)
 	}
 	add(s.self, s.namesake)
+	dst = append(dst, urgent...)
+	limit -= len(urgent)
 	if len(all) <= limit {
 		s.page = 0
 		return append(dst, all...)

@@ -32,6 +32,10 @@ func recordSize(b []byte) (int, error) {
 	return n, nil
 }
 
+// ParseRecordV1 reads the version 1 record at the start of b, where b need not be a message, and returns its length without padding: 0 when
+// it is damaged, more with an error that is [Skipped]. Errors are those of [Reader.Next].
+func ParseRecordV1(b []byte, rec *Record) (int, error) { return parseV1(b, rec) }
+
 // parseV1 reads the version 1 record at the start of b and returns its length without padding; 0 when it is damaged.
 func parseV1(b []byte, rec *Record) (int, error) {
 	// Nearly all records are IPv4 without options.

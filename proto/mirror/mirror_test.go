@@ -40,8 +40,11 @@ var trailers = []struct {
 	},
 	{
 		name: "body of 8 bytes",
-		t:    Trailer{Kind: KindTable, Sender: 1, Incarnation: 2, Sequence: 3, Origin: 4, Body: []byte{0, 0, 0, 0, 9, 0, 0, 7}},
-		hex: `0000000009 000007 53415255 01 00 02 00 0008 0000 0000000000000001 0000000000000002 0000000000000003
+		t: Trailer{
+			Kind: KindHeartbeat, Flags: FlagConfirm, Sender: 1, Incarnation: 2, Sequence: 3, Origin: 4,
+			Body: []byte{0, 0, 0, 0, 9, 0, 0, 7},
+		},
+		hex: `0000000009 000007 53415255 01 00 40 04 0008 0000 0000000000000001 0000000000000002 0000000000000003
 			0000000000000004 00000000 00000000 0000000000000000 00000000 00000000000000000000000000000000`,
 	},
 }
@@ -79,7 +82,7 @@ func TestAppendTrailerAligns(t *testing.T) {
 }
 
 func TestParseTrailerHostile(t *testing.T) {
-	good, err := AppendTrailer(unhex(t, empty), &Trailer{Kind: KindTable, Body: make([]byte, 8)})
+	good, err := AppendTrailer(unhex(t, empty), &Trailer{Kind: KindHeartbeat, Body: make([]byte, 8)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,52 +115,36 @@ func TestParseTrailerHostile(t *testing.T) {
 	}
 }
 
-func TestHeartbeat(t *testing.T) {
-	h := Heartbeat{Uptime: 0x0102, Stream: 0x0304, Name: "lvs1"}
-	echoes := []Echo{{Node: 1, Incarnation: 2, Control: 3, Stream: 4, Age: 5, Flags: EchoCounts}, {Node: 6, Age: 7}}
-	b, err := AppendHeartbeat(nil, &h, echoes)
+func TestMarkRepeat(t *testing.T) {
+	tr := trailers[0].t
+	first, err := AppendTrailer(unhex(t, empty), &tr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := unhex(t, `0000000000000102 0000000000000304 02 04 0000
-		0000000000000001 0000000000000002 0000000000000003 0000000000000004 00000005 01 000000
-		0000000000000006 0000000000000000 0000000000000000 0000000000000000 00000007 00 000000
-		6c767331`)
+	for i := range TagLen {
+		first[len(first)-1-i] = 0xee // signed
+	}
+	b := slices.Clone(first)
+	MarkRepeat(b, 9)
+	tr.KeyID, tr.Flags = 9, FlagSynced|FlagRepeat
+	want, err := AppendTrailer(unhex(t, empty), &tr)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if diff := cmp.Diff(want, b); diff != "" {
-		t.Fatalf("AppendHeartbeat (-want +got):\n%s", diff)
-	}
-	got, err := ParseHeartbeat(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(h, got, cmpopts.IgnoreUnexported(Heartbeat{})); diff != "" {
-		t.Errorf("ParseHeartbeat (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(echoes, slices.Collect(got.Echoes())); diff != "" {
-		t.Errorf("Echoes (-want +got):\n%s", diff)
-	}
-	for n := range len(b) {
-		if _, err := ParseHeartbeat(b[:n]); !errors.Is(err, ErrBody) {
-			t.Errorf("truncated to %d bytes: error %v", n, err)
-		}
-	}
-	if _, err := AppendHeartbeat(nil, &h, make([]Echo, MaxEchoes+1)); !errors.Is(err, ErrBody) {
-		t.Errorf("too many echoes: error %v", err)
-	}
-	full, err := AppendHeartbeat(nil, &Heartbeat{Name: strings.Repeat("n", MaxName)}, make([]Echo, MaxEchoes))
-	if err != nil || headerLen+Length(len(full)) > MaxDatagram {
-		t.Errorf("largest heartbeat: %d bytes, error %v", headerLen+Length(len(full)), err)
+		t.Errorf("MarkRepeat (-want +got):\n%s", diff)
 	}
 }
 
-func TestTableItem(t *testing.T) {
-	b := AppendTableItem(nil, TableItem{ClockOffset: 1<<40 + 5, Age: 1 << 30})
-	b = AppendTableItem(b, TableItem{ClockOffset: 12, Age: 34})
-	if got := TableItemAt(b, 0); got != (TableItem{ClockOffset: MaxClockOffset, Age: MaxAge}) {
-		t.Errorf("item beyond the limits: %+v", got)
-	}
-	if got := TableItemAt(b, 1); got != (TableItem{ClockOffset: 12, Age: 34}) {
-		t.Errorf("item 1: %+v", got)
+func TestKinds(t *testing.T) {
+	for _, tt := range []struct {
+		kind   Kind
+		name   string
+		stream bool
+	}{{KindRecords, "records", true}, {63, "kind-63", true}, {KindHeartbeat, "heartbeat", false}, {KindRequest, "request", false}, {255, "kind-255", false}} {
+		if tt.kind.String() != tt.name || tt.kind.Stream() != tt.stream {
+			t.Errorf("kind %d: %s, stream %v", uint8(tt.kind), tt.kind, tt.kind.Stream())
+		}
 	}
 }
 
@@ -193,28 +180,6 @@ func FuzzParseTrailer(f *testing.F) {
 		}
 		if start%4 == 0 && !bytes.Equal(got[:len(got)-TagLen], b[:len(b)-TagLen]) {
 			t.Errorf("parsed %x, appended %x", b, got)
-		}
-	})
-}
-
-func FuzzParseHeartbeat(f *testing.F) {
-	b, err := AppendHeartbeat(nil, &Heartbeat{Uptime: 1, Stream: 2, Name: "a"}, []Echo{{Node: 1}, {Node: 2, Age: 3}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := ParseHeartbeat(b)
-		if err != nil {
-			return
-		}
-		echoes := slices.Collect(h.Echoes())
-		if len(echoes) > MaxEchoes {
-			return // longer than any datagram
-		}
-		got, err := AppendHeartbeat(nil, &h, echoes)
-		if err != nil || !bytes.Equal(got, b) {
-			t.Errorf("parsed %x, appended %x, error %v", b, got, err)
 		}
 	})
 }

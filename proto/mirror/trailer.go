@@ -32,8 +32,8 @@ type Kind uint8
 // control sequence.
 const (
 	KindRecords   Kind = 1  // live updates: every record has the message's grant and clock
-	KindTable     Kind = 2  // entries of the sender's table, each with its own clock and age
 	KindHeartbeat Kind = 64 // liveness, newest stream number, echoes
+	KindRequest   Kind = 65 // asks for datagrams of a stream again
 )
 
 // Stream reports whether datagrams of this kind are numbered by the stream's sequence.
@@ -44,16 +44,20 @@ func (k Kind) String() string {
 	switch k {
 	case KindRecords:
 		return "records"
-	case KindTable:
-		return "table"
 	case KindHeartbeat:
 		return "heartbeat"
+	case KindRequest:
+		return "request"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
 
-// FlagSynced is set while the sender's own table is complete as far as it knows.
-const FlagSynced = 0x01
+// Flags of a trailer.
+const (
+	FlagSynced  = 0x01 // the sender's own table is complete as far as it knows
+	FlagRepeat  = 0x02 // stream kinds: sent again because somebody asked for it
+	FlagConfirm = 0x04 // KindHeartbeat: the sender waits until its stream is confirmed; a heartbeat that does so should follow at once
+)
 
 // Grant orders updates of one connection before the clock does: the term and version of the table under which the origin held
 // the connection's bucket; without saru, the number of times the connection was taken over.
@@ -114,6 +118,15 @@ func AppendTrailer(b []byte, t *Trailer) ([]byte, error) {
 	b = binary.BigEndian.AppendUint64(b, uint64(t.Grant))
 	b = binary.BigEndian.AppendUint64(b, t.Clock)
 	return append(b, make([]byte, 4+TagLen)...), nil
+}
+
+// MarkRepeat makes the finished datagram b, which has been sent before, a repetition of itself: it sets FlagRepeat and the key id, and
+// clears the tag. The caller signs it anew, unless the key id is 0.
+func MarkRepeat(b []byte, keyID uint8) {
+	f := b[len(b)-MinLen:]
+	f[5] = keyID
+	f[7] |= FlagRepeat
+	clear(f[FixedLen:])
 }
 
 // Length returns how many bytes a trailer with a body of n bytes takes.

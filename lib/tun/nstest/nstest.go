@@ -129,6 +129,35 @@ func Veth(tb testing.TB, name string, addrs []string, peer *NS, peerName string,
 	peer.Do(tb, func() { Up(tb, peerName, peerAddrs...) })
 }
 
+// Bridge makes a bridge in the present namespace that floods multicast to every port, and brings it up.
+func Bridge(tb testing.TB, name string) {
+	tb.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	snooping := false // nobody would query (RFC 4541 section 2.1.2)
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
+		tb.Fatalf("add bridge %s: %v", name, err)
+	}
+	Up(tb, name)
+}
+
+// Plug makes a pair of Ethernet interfaces as Veth does, whose end in the present namespace is a port of a bridge.
+func Plug(tb testing.TB, bridge, name string, peer *NS, peerName string, peerAddrs []string) {
+	tb.Helper()
+	Veth(tb, name, nil, peer, peerName, peerAddrs)
+	master, err := netlink.LinkByName(bridge)
+	if err != nil {
+		tb.Fatalf("find %s: %v", bridge, err)
+	}
+	port, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetMaster(port, master)
+	}
+	if err != nil {
+		tb.Fatalf("make %s a port of %s: %v", name, bridge, err)
+	}
+}
+
 // Up gives an interface of the present namespace addresses and brings it up.
 func Up(tb testing.TB, name string, addrs ...string) {
 	tb.Helper()

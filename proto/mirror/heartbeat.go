@@ -4,39 +4,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"net/netip"
 )
-
-// TableItemLen is the length of one record's item in the body of KindTable.
-const TableItemLen = 8
-
-// Limits of a table item's fields.
-const (
-	MaxClockOffset = 1<<40 - 1 // microseconds: 12.7 days
-	MaxAge         = 1<<24 - 1 // seconds: 194 days
-)
-
-// TableItem is what a record of KindTable has of its own.
-type TableItem struct {
-	ClockOffset uint64 // microseconds before the message's clock, at most MaxClockOffset
-	Age         uint32 // seconds since the record was last refreshed, at most MaxAge
-}
-
-// AppendTableItem appends one item; values beyond the limits are cut to them.
-func AppendTableItem(b []byte, it TableItem) []byte {
-	off, age := min(it.ClockOffset, MaxClockOffset), min(it.Age, MaxAge)
-	return binary.BigEndian.AppendUint64(b, off<<24|uint64(age))
-}
-
-// TableItemAt returns item i of the body of KindTable; the caller has checked the body's length against the number of records.
-func TableItemAt(body []byte, i int) TableItem {
-	v := binary.BigEndian.Uint64(body[i*TableItemLen:])
-	return TableItem{ClockOffset: v >> 24, Age: uint32(v & MaxAge)}
-}
 
 // Sizes of a heartbeat's body.
 const (
-	heartbeatLen = 20
-	echoLen      = 40
+	heartbeatLen = 48
+	echoLen      = 48
 	// MaxName is the longest node name in bytes.
 	MaxName = 63
 	// MaxEchoes is how many echoes fit into one heartbeat beside the longest name.
@@ -45,9 +19,12 @@ const (
 
 // Heartbeat is the body of KindHeartbeat.
 type Heartbeat struct {
-	Uptime uint64 // milliseconds since the sender started
-	Stream uint64 // newest sequence number of the sender's stream
-	Name   string // node name, at most MaxName bytes
+	Uptime  uint64         // milliseconds since the sender started
+	Stream  uint64         // newest sequence number of the sender's stream; 0: none yet
+	Oldest  uint64         // oldest number of the stream that can be repeated; Stream + 1: none
+	Teaches netip.AddrPort // where it teaches its table by TCP; the zero AddrPort: nowhere. A zone does not travel
+	Entries uint32         // of its table
+	Name    string         // node name, at most MaxName bytes
 
 	echoes []byte
 }
@@ -58,15 +35,13 @@ type Echo struct {
 	Incarnation uint64
 	Control     uint64 // newest control sequence number
 	Stream      uint64 // newest stream sequence number
+	Confirmed   uint64 // the sender's kernel has taken the stream up to this number
 	Age         uint32 // milliseconds since it was last heard
-	Flags       uint8  // EchoCounts, EchoLacks
+	Flags       uint8  // EchoCounts
 }
 
-// Flags of an Echo.
-const (
-	EchoCounts = 0x01 // the sender uses what this incarnation of the node sends
-	EchoLacks  = 0x02 // it lacks datagrams of the node's stream, and asks for the node's table
-)
+// EchoCounts is set in an Echo when its sender uses what this incarnation of the node sends.
+const EchoCounts = 0x01
 
 // AppendHeartbeat appends the body of a heartbeat with the echoes. On an error b is returned unchanged.
 func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {
@@ -76,15 +51,27 @@ func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {
 	if len(echoes) > MaxEchoes {
 		return b, fmt.Errorf("append heartbeat with %d echoes: %w", len(echoes), ErrBody)
 	}
+	var addr [16]byte
+	if h.Teaches.IsValid() {
+		if !teachable(h.Teaches) {
+			return b, fmt.Errorf("append heartbeat that teaches on %s: %w", h.Teaches, ErrBody)
+		}
+		addr = h.Teaches.Addr().As16()
+	}
 	b = binary.BigEndian.AppendUint64(b, h.Uptime)
 	b = binary.BigEndian.AppendUint64(b, h.Stream)
-	b = append(b, uint8(len(echoes)), uint8(len(h.Name)), 0, 0)
+	b = binary.BigEndian.AppendUint64(b, h.Oldest)
+	b = append(b, addr[:]...)
+	b = binary.BigEndian.AppendUint16(b, h.Teaches.Port())
+	b = append(b, uint8(len(echoes)), uint8(len(h.Name)))
+	b = binary.BigEndian.AppendUint32(b, h.Entries)
 	for i := range echoes {
 		e := &echoes[i]
 		b = binary.BigEndian.AppendUint64(b, e.Node)
 		b = binary.BigEndian.AppendUint64(b, e.Incarnation)
 		b = binary.BigEndian.AppendUint64(b, e.Control)
 		b = binary.BigEndian.AppendUint64(b, e.Stream)
+		b = binary.BigEndian.AppendUint64(b, e.Confirmed)
 		b = binary.BigEndian.AppendUint32(b, e.Age)
 		b = append(b, e.Flags, 0, 0, 0)
 	}
@@ -95,18 +82,31 @@ func AppendHeartbeat(b []byte, h *Heartbeat, echoes []Echo) ([]byte, error) {
 	return b, nil
 }
 
+// teachable reports whether a connection to the address can reach one node: nobody is led to itself (an unspecified address) or to
+// a group.
+func teachable(a netip.AddrPort) bool {
+	return a.Port() != 0 && !a.Addr().Unmap().IsUnspecified() && !a.Addr().Unmap().IsMulticast()
+}
+
 // ParseHeartbeat reads the body of a heartbeat. The name is copied; Echoes reads from body.
 func ParseHeartbeat(body []byte) (Heartbeat, error) {
 	if len(body) < heartbeatLen {
 		return Heartbeat{}, fmt.Errorf("heartbeat of %d bytes: %w", len(body), ErrBody)
 	}
-	n, name := int(body[16]), int(body[17])
+	n, name := int(body[42]), int(body[43])
 	end := heartbeatLen + n*echoLen
-	if name > MaxName || len(body) != end+(name+3)&^3 || body[18]|body[19] != 0 {
+	if name > MaxName || len(body) != end+(name+3)&^3 {
 		return Heartbeat{}, fmt.Errorf("heartbeat with %d echoes in %d bytes: %w", n, len(body), ErrBody)
 	}
+	var teaches netip.AddrPort
+	if [18]byte(body[24:42]) != [18]byte{} {
+		teaches = netip.AddrPortFrom(netip.AddrFrom16([16]byte(body[24:40])).Unmap(), binary.BigEndian.Uint16(body[40:]))
+		if !teachable(teaches) {
+			return Heartbeat{}, fmt.Errorf("heartbeat that teaches on %s: %w", teaches, ErrBody)
+		}
+	}
 	for e := body[heartbeatLen:end]; len(e) > 0; e = e[echoLen:] {
-		if e[37]|e[38]|e[39] != 0 {
+		if e[45]|e[46]|e[47] != 0 {
 			return Heartbeat{}, fmt.Errorf("heartbeat with a reserved echo field that is not zero: %w", ErrBody)
 		}
 	}
@@ -121,10 +121,13 @@ func ParseHeartbeat(body []byte) (Heartbeat, error) {
 		}
 	}
 	return Heartbeat{
-		Uptime: binary.BigEndian.Uint64(body),
-		Stream: binary.BigEndian.Uint64(body[8:]),
-		Name:   string(body[end : end+name]),
-		echoes: body[heartbeatLen:end],
+		Uptime:  binary.BigEndian.Uint64(body),
+		Stream:  binary.BigEndian.Uint64(body[8:]),
+		Oldest:  binary.BigEndian.Uint64(body[16:]),
+		Teaches: teaches,
+		Entries: binary.BigEndian.Uint32(body[44:]),
+		Name:    string(body[end : end+name]),
+		echoes:  body[heartbeatLen:end],
 	}, nil
 }
 
@@ -137,8 +140,9 @@ func (h *Heartbeat) Echoes() iter.Seq[Echo] {
 				Incarnation: binary.BigEndian.Uint64(e[8:]),
 				Control:     binary.BigEndian.Uint64(e[16:]),
 				Stream:      binary.BigEndian.Uint64(e[24:]),
-				Age:         binary.BigEndian.Uint32(e[32:]),
-				Flags:       e[36],
+				Confirmed:   binary.BigEndian.Uint64(e[32:]),
+				Age:         binary.BigEndian.Uint32(e[40:]),
+				Flags:       e[44],
 			}) {
 				return
 			}
