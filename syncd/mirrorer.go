@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,21 +17,18 @@ import (
 	"saru/proto/ipvssync"
 	"saru/syncd/engine"
 	"saru/syncd/tap"
+	"saru/syncd/transfer"
 )
 
 const (
 	// TickInterval is how often the kernel is made to give out what it holds back. It adds at most this to the mirror's lag.
-	TickInterval = 20 * time.Millisecond
+	TickInterval = engine.TickInterval
 	// batch is how many messages or datagrams are taken with one system call, or one turn of the engine.
 	batch = 64
 	// outLimit is how many datagrams may wait for the links before the tap is no longer read (1.5 MB).
 	outLimit = 1024
 	// injectLimit is how many messages may wait for the kernel before the network is no longer read; each has up to 255 records.
 	injectLimit = 64
-	// injectWindow is how many bytes are injected before it is looked at whether the kernel keeps up, and queuedLimit how many it may
-	// have left then, as it counts them. Its receive buffer has 208 KiB at the least (net.core.rmem_default).
-	injectWindow = 48 << 10
-	queuedLimit  = 32 << 10
 	// drainTime is how long an orderly stop waits for what the kernel still holds back: two ticks and the kernel's 20 ms.
 	drainTime = 100 * time.Millisecond
 )
@@ -41,11 +37,13 @@ const (
 type Mirrorer struct {
 	tap   tap.Tap
 	conn  *mcast.Conn
+	group string // as sessions are bound to it
 	log   *slog.Logger
 	start time.Time
 
-	mu     sync.Mutex // guards engine
-	engine *engine.Engine
+	mu         sync.Mutex // guards engine and reinjected
+	engine     *engine.Engine
+	reinjected time.Time // when everything was injected again
 
 	out    *queue // datagrams for the links
 	inject *queue // messages for the kernel
@@ -56,48 +54,23 @@ type Mirrorer struct {
 
 	lag     lag
 	dropped dropCount
-	blocked atomic.Bool // what is injected does not reach the kernel
+	stall   stall
+	barrier barrier
+	intake  intake
+	pulled  transfer.Counters
+	dial    func(ctx context.Context, network, address string) (net.Conn, error) // to teachers
 }
 
 // NewMirrorer returns a mirrorer; it fills in Output, OnTick, Log and Now of the engine's configuration. conn's links must be in
-// the order of cfg.Links.
-func NewMirrorer(cfg engine.Config, t tap.Tap, conn *mcast.Conn, log *slog.Logger) *Mirrorer {
-	m := &Mirrorer{tap: t, conn: conn, log: log, start: time.Now(), out: newQueue(), inject: newQueue()}
+// the order of cfg.Links, and group is the one that the keys are derived for.
+func NewMirrorer(cfg engine.Config, t tap.Tap, conn *mcast.Conn, group netip.AddrPort, log *slog.Logger) *Mirrorer {
+	m := &Mirrorer{tap: t, conn: conn, group: group.String(), log: log, start: time.Now(), out: newQueue(), inject: newQueue()}
 	m.records.Reset(m.recBuf[:0], 0, tap.MaxInject)
-	cfg.Output, cfg.OnTick, cfg.Log, cfg.Now = output{m}, m.lag.seen, log, m.start
+	cfg.Output, cfg.OnTick, cfg.Log, cfg.Now = output{m}, m.ticked, log, m.start
+	m.stall.start(m.start)
+	m.dial = (&net.Dialer{Timeout: dialTime}).DialContext
 	m.engine = engine.New(cfg)
 	return m
-}
-
-// output is what the engine writes to. It is called with Mirrorer.mu held.
-type output struct{ m *Mirrorer }
-
-func (o output) Send(b []byte) { o.m.out.put(b) }
-
-func (o output) Inject(r *ipvssync.Record) {
-	m := o.m
-	m.recMu.Lock()
-	err := m.records.Add(r)
-	if errors.Is(err, ipvssync.ErrFull) {
-		m.finishRecords()
-		err = m.records.Add(r)
-	}
-	m.recMu.Unlock()
-	if err != nil {
-		m.log.Debug("record not injected", "client", r.Client, "virtual", r.Virtual, "error", err)
-		return
-	}
-	poke(m.inject.wake)
-}
-
-// finishRecords hands the message that is being filled to the injector. recMu is held.
-func (m *Mirrorer) finishRecords() {
-	if m.records.Count() > 0 {
-		if b, err := m.records.Finish(); err == nil {
-			m.inject.put(b)
-		}
-	}
-	m.records.Reset(m.recBuf[:0], 0, tap.MaxInject)
 }
 
 // Run mirrors until ctx ends, which is no error. Then what the kernel has reported is still sent. The tap and the links are closed.
@@ -117,7 +90,7 @@ func (m *Mirrorer) Run(ctx context.Context) error {
 			m.tap.Close()
 			m.conn.Close()
 		}()
-		return m.ticks(ctx, inner)
+		return m.ticks(ctx, inner, g)
 	})
 	return g.Wait()
 }
@@ -143,8 +116,14 @@ func (m *Mirrorer) readTap(ctx context.Context) error {
 		}
 		now := time.Now()
 		m.mu.Lock()
-		for i := range n {
-			m.engine.FromTap(now, msgs[i].Data)
+		for first := 0; first < n; {
+			last := first
+			for more := true; more && last < n; last++ {
+				more = m.engine.Expect(msgs[last].Data)
+			}
+			for ; first < last; first++ {
+				m.engine.FromTap(now, msgs[first].Data)
+			}
 		}
 		if n < len(msgs) { // nothing is left: what was gathered need not wait
 			m.engine.Flush()
@@ -174,6 +153,7 @@ func (m *Mirrorer) readLink(ctx context.Context, index int, l *mcast.Link) error
 			}
 			continue
 		}
+		m.stall.wait(ctx)
 		now := time.Now()
 		m.mu.Lock()
 		for i := range n {
@@ -201,56 +181,8 @@ func (m *Mirrorer) sendAll(items [][]byte) {
 	}
 }
 
-// drainInjections gives the kernel what the engine injects, no faster than it takes it.
-func (m *Mirrorer) drainInjections(ctx context.Context) {
-	sent := 0
-	var items [][]byte
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.inject.wake:
-		}
-		for {
-			items = m.inject.swap(items)
-			if len(items) == 0 {
-				m.recMu.Lock()
-				m.finishRecords()
-				m.recMu.Unlock()
-				if items = m.inject.swap(items); len(items) == 0 {
-					break
-				}
-			}
-			for _, b := range items {
-				if sent += len(b); sent > injectWindow {
-					m.pace(ctx)
-					sent = len(b)
-				}
-				if err := m.tap.Inject(b); err != nil {
-					m.dropped.note(m.log, "inject", "the tap", err)
-				}
-			}
-		}
-	}
-}
-
-// pace waits until the kernel has little left of what was injected.
-func (m *Mirrorer) pace(ctx context.Context) {
-	for {
-		queued, _, err := m.tap.Queued()
-		if err != nil || queued < queuedLimit {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
 // ticks does what time asks for, until ctx ends and what the kernel then held back has been sent.
-func (m *Mirrorer) ticks(ctx, inner context.Context) error {
+func (m *Mirrorer) ticks(ctx, inner context.Context, g *errgroup.Group) error {
 	t := time.NewTicker(TickInterval)
 	defer t.Stop()
 	var stop <-chan time.Time
@@ -267,15 +199,26 @@ func (m *Mirrorer) ticks(ctx, inner context.Context) error {
 		}
 		now := time.Now()
 		m.lag.sent(n, now)
+		sent := m.barrier.tick()
 		if err := m.tap.Tick(n); err != nil {
 			m.dropped.note(m.log, "tick", "the tap", err)
+		}
+		if m.stall.tick(now, sent) {
+			g.Go(func() error { m.afterStall(inner, sent); return nil })
 		}
 		m.mu.Lock()
 		m.engine.Tick(now)
 		err := m.engine.Failure()
+		pull, begin := m.engine.NextPull(now)
+		if m.engine.Unconfirmed() {
+			poke(m.inject.wake)
+		}
 		m.mu.Unlock()
 		if err != nil {
 			return err
+		}
+		if begin {
+			g.Go(func() error { m.hold(inner, pull); return nil })
 		}
 	}
 }

@@ -3,11 +3,15 @@ package syncd
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netns"
 
 	"saru/lib/mcast"
 	"saru/lib/peer"
@@ -16,9 +20,15 @@ import (
 	"saru/proto/ipvssync"
 	"saru/syncd/engine"
 	"saru/syncd/tap"
+	"saru/syncd/transfer"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	if beDirector() {
+		return
+	}
+	nstest.Main(m)
+}
 
 // memDirector is a Mirrorer on a real socket whose kernel is a map.
 type memDirector struct {
@@ -70,6 +80,12 @@ func startMemoryOn(tb testing.TB, group netip.AddrPort, node string, interfaces 
 // startMirrorer starts a mirrorer in the present network namespace.
 func startMirrorer(tb testing.TB, group netip.AddrPort, t tap.Tap, node string, interfaces ...string) *Mirrorer {
 	tb.Helper()
+	return startChanged(tb, nil, group, t, node, interfaces...)
+}
+
+// startChanged starts one that is configured otherwise.
+func startChanged(tb testing.TB, change func(*engine.Config), group netip.AddrPort, t tap.Tap, node string, interfaces ...string) *Mirrorer {
+	tb.Helper()
 	keys, err := seal.Parse([]byte("1 " + strings.Repeat("5a", 32)))
 	if err != nil {
 		tb.Fatal(err)
@@ -82,20 +98,58 @@ func startMirrorer(tb testing.TB, group netip.AddrPort, t tap.Tap, node string, 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	m := NewMirrorer(engine.Config{
+	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
+	cfg := engine.Config{
 		Node: node, Incarnation: peer.NewIncarnation(), Links: interfaces, SyncID: 1, Ring: ring,
-		Tick: netip.MustParseAddrPort("169.254.81.1:8848"),
-	}, t, conn, slog.New(slog.NewTextHandler(tb.Output(), nil)))
+		Tick: netip.MustParseAddrPort("169.254.81.1:8848"), AuditInterval: time.Second,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	m := NewMirrorer(cfg, t, conn, group, log)
+	m.dial = dialHere(tb)
 	ctx, cancel := context.WithCancel(context.Background())
+	at, err := ownAddress(interfaces[0], group.Addr().Is6(), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	teaching := teacher{}
+	if err := teaching.start(ctx, netip.AddrPortFrom(at, JoinPort), transfer.NewServer(replica{m}, m.sessionAuth(), log)); err != nil {
+		tb.Fatal(err)
+	}
+	m.With(func(e *engine.Engine) { e.SetTeaches(teaching.at) })
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
 	tb.Cleanup(func() {
+		teaching.stop()
 		cancel()
 		if err := <-done; err != nil {
 			tb.Errorf("%s: %v", node, err)
 		}
 	})
 	return m
+}
+
+// dialHere returns a dialer that works in the network namespace of the calling thread, whichever thread calls it.
+func dialHere(tb testing.TB) func(ctx context.Context, network, address string) (net.Conn, error) {
+	tb.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { ns.Close() })
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			if err = netns.Set(ns); err == nil {
+				conn, err = (&net.Dialer{Timeout: dialTime}).DialContext(ctx, network, address)
+			}
+		}()
+		<-done
+		return conn, err
+	}
 }
 
 // eventually waits until ok, at most 10 s.

@@ -4,14 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"saru/lib/config"
-	"saru/lib/logging"
+	"saru/lib/program"
 )
 
 // DefaultConfigFile is read where it is present, unless --config names another.
@@ -20,21 +20,9 @@ const DefaultConfigFile = "/etc/saru/syncd.conf"
 // Options are syncd's options, checked each by itself and against each other.
 // Whether files, interfaces and the kernel fit is looked at later.
 type Options struct {
-	// ConfigFile is the value of --config, empty if it was not given.
-	ConfigFile  string
-	Debug       bool
-	LogFacility string // as in logging.Options
-	Node        string
-	Interfaces  []string
-	Group       netip.AddrPort
-	// KeyFile is empty if Insecure is set.
-	KeyFile  string
-	Insecure bool
-	Control  string
-	Metrics  string // ADDR:PORT, empty for none
-	Check    bool
-	Cleanup  bool
-	Tap      string
+	program.Common
+
+	Tap string
 	// TapAddress is the local end of the tap, an IPv4 address; the other end
 	// has the address that follows.
 	TapAddress     netip.Addr
@@ -43,7 +31,16 @@ type Options struct {
 	SyncID         uint8
 	Mirror         string // MirrorAll or MirrorTemplates
 	MirrorServices []ServiceFilter
-	KernelEntries  string // KernelEntriesAll
+	KernelEntries  string // KernelEntriesAll or KernelEntriesNext
+	// Join is where this director teaches; invalid: on an address of its own,
+	// port 8848. JoinOff: it does not.
+	Join    netip.AddrPort
+	JoinOff bool
+	// Backlog is how many bytes of the own stream are kept for repair.
+	Backlog int
+	// AuditInterval is the mean time between audits with peers, and with the
+	// kernel; 0: there are only those that a loss asks for.
+	AuditInterval time.Duration
 }
 
 // Choices of options.
@@ -61,6 +58,18 @@ const (
 
 	KernelEntriesAll  = "all"
 	KernelEntriesNext = "next"
+
+	joinOff = "none"
+)
+
+// Limits of --backlog and --audit_interval.
+const (
+	// minBacklog holds some 700 full datagrams; less would not outlast a hiccup.
+	minBacklog = 1 << 20
+	maxBacklog = 1 << 30
+
+	minAuditInterval = time.Second
+	maxAuditInterval = time.Hour
 )
 
 // ServiceFilter names virtual services whose connections are mirrored.
@@ -102,10 +111,7 @@ func ParseOptions(args []string) (Options, error) {
 
 func defaultOptions() Options {
 	return Options{
-		LogFacility:   "daemon",
-		Group:         netip.AddrPortFrom(netip.AddrFrom4([4]byte{224, 0, 0, 81}), 8848),
-		KeyFile:       "/etc/saru/keys",
-		Control:       "/run/saru/syncd.sock",
+		Common:        program.DefaultCommon("syncd", 8848),
 		Tap:           "syncd0",
 		TapAddress:    netip.AddrFrom4([4]byte{169, 254, 81, 1}),
 		Sysctl:        SysctlApply,
@@ -113,6 +119,8 @@ func defaultOptions() Options {
 		SyncID:        1,
 		Mirror:        MirrorAll,
 		KernelEntries: KernelEntriesAll,
+		Backlog:       16 << 20,
+		AuditInterval: 10 * time.Second,
 	}
 }
 
@@ -143,25 +151,12 @@ See syncd(8), syncd.conf(5), saructl(8).
 func (o *Options) flags() *pflag.FlagSet {
 	fs := config.NewFlagSet("syncd")
 	v := fs.Var
-	v(config.Value(&o.ConfigFile, "FILE", config.Path), config.ConfigOption,
-		"configuration file (default "+DefaultConfigFile+" where present)")
-	config.Flag(fs, &o.Debug, "debug", "log what is otherwise only counted")
-	v(config.Value(&o.LogFacility, "NAME", parseFacility), "log_facility",
-		"where to log: a facility of syslog, - for the terminal, or /FILE")
-	v(config.Value(&o.Node, "NAME", parseNode), "node",
-		"name of this director in the farm (default: the host name)")
-	v(config.List(&o.Interfaces, "IF", config.Interface), "interface",
-		"interface to mirror over; required, repeatable")
-	v(config.Value(&o.Group, "ADDR:PORT", config.Group), "group",
-		"multicast group of the farm; IPv6 as [ff02::81]:8848")
-	v(config.Value(&o.KeyFile, "FILE", config.Path), "key_file",
-		"keys that sign and verify messages, mode 0600; saructl genkey makes one")
-	config.Flag(fs, &o.Insecure, "insecure", "run without keys: anybody on the segment can alter connections")
-	v(config.Value(&o.Control, "PATH", config.SocketPath), "control", "control socket")
-	v(config.Value(&o.Metrics, "ADDR:PORT", parseMetrics), "metrics",
-		"serve Prometheus metrics there (default off)")
-	config.Flag(fs, &o.Check, "check", "check configuration and kernel, print what is missing, exit")
-	config.Flag(fs, &o.Cleanup, "cleanup", "remove what a killed syncd left behind, exit")
+	o.AddFlags(fs, program.Texts{
+		DefaultConfigFile: DefaultConfigFile,
+		Interface:         "interface to mirror over",
+		Insecure:          "anybody on the segment can alter connections",
+		Cleanup:           "remove what a killed syncd left behind, exit",
+	})
 	v(config.Value(&o.Tap, "NAME", config.Interface), "tap", "name of the device between syncd and the kernel")
 	v(config.Value(&o.TapAddress, "ADDR", parseTapAddress), "tap_address",
 		"IPv4 address of the tap; its other end has the next one")
@@ -174,75 +169,43 @@ func (o *Options) flags() *pflag.FlagSet {
 		"mirror all connections, or persistence templates only")
 	v(config.List(&o.MirrorServices, "PROTO:ADDR:PORT", parseService), "mirror_service",
 		"mirror this virtual service; repeatable (default: every service)")
-	v(config.Value(&o.KernelEntries, "WHERE", parseKernelEntries), "kernel_entries",
-		"directors whose kernels hold an entry: all")
-	config.CommandLineOnly(fs, config.ConfigOption, "check", "cleanup")
+	v(config.Value(&o.KernelEntries, "WHERE", config.OneOf(KernelEntriesAll, KernelEntriesNext)), "kernel_entries",
+		"kernels that hold an entry: those of all directors, or with saru of owner and next owner of its bucket (next)")
+	v(config.Func("ADDR:PORT", "", o.setJoin), "join",
+		"address of this director at which it teaches its table to others over TCP; IPv6 as [2001:db8::1]:8848; none: nowhere "+
+			"(default: own address of the first --interface that is no VIP, port 8848)")
+	v(config.Size(&o.Backlog, minBacklog, maxBacklog), "backlog",
+		"how much of what was sent is kept to be sent again to who missed it")
+	v(config.Value(&o.AuditInterval, "TIME", config.DurationOrOff(minAuditInterval, maxAuditInterval)), "audit_interval",
+		"how often the table is compared with a peer's and with the kernel's, and made equal; 0: only after losses")
 	return fs
 }
 
 // complete fills in defaults that the machine decides and checks what only
 // several options together can tell.
 func (o *Options) complete(fs *pflag.FlagSet) error {
-	if o.Insecure {
-		if fs.Changed("key_file") {
-			return config.Usagef("--insecure and --key_file exclude each other: with keys every message is signed, without them none")
-		}
-		o.KeyFile = ""
+	if err := o.Complete(fs); err != nil {
+		return err
 	}
 	if o.Check && o.Cleanup {
 		return config.Usagef("--check and --cleanup exclude each other")
 	}
-	if !fs.Changed("node") {
-		name, err := os.Hostname()
-		if err != nil {
-			return config.Usagef("--node: read the host name: %w", err)
-		}
-		if o.Node, err = parseNode(name); err != nil {
-			return config.Usagef("--node: the host name %q does not do, give a name: %w", name, err)
-		}
+	if zone := o.Join.Addr().Zone(); zone != "" && !o.Cleanup && !slices.Contains(o.Interfaces, zone) {
+		return config.Usagef("--join %q: %s is no --interface", o.Join, zone)
+	}
+	if a := o.Join.Addr(); a.IsValid() && (a == o.TapAddress || a == o.TapAddress.Next()) {
+		return config.Usagef("--join %q: is an address of the --tap, which no other director reaches", o.Join)
 	}
 	if o.Cleanup {
 		return nil // needs to know what to remove, not where to mirror
 	}
-	if len(o.Interfaces) == 0 {
-		return config.Usagef("--interface: required, the name of an interface that all directors share")
+	if err := o.CheckInterfaces(); err != nil {
+		return err
 	}
-	for i, name := range o.Interfaces {
-		if slices.Contains(o.Interfaces[:i], name) {
-			return config.Usagef("--interface %q: given twice", name)
-		}
-		if name == o.Tap {
-			return config.Usagef("--interface %q: is the name of the --tap", name)
-		}
+	if slices.Contains(o.Interfaces, o.Tap) {
+		return config.Usagef("--interface %q: is the name of the --tap", o.Tap)
 	}
 	return nil
-}
-
-func parseFacility(s string) (string, error) { return s, logging.CheckFacility(s) }
-
-// maxNode is the longest label of a host name (RFC 1035, section 2.3.4).
-const maxNode = 63
-
-func parseNode(s string) (string, error) {
-	bad := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
-	}
-	if s == "" || len(s) > maxNode || strings.ContainsFunc(s, bad) || s[0] == '-' || s[0] == '.' {
-		return "", fmt.Errorf("must be 1 to %d letters, digits, '.', '-' and '_', beginning with none of '.' and '-'", maxNode)
-	}
-	return s, nil
-}
-
-func parseMetrics(s string) (string, error) {
-	address := s
-	if strings.HasPrefix(s, ":") {
-		address = "0.0.0.0" + s // as elsewhere in Go: every address
-	}
-	a, err := netip.ParseAddrPort(address)
-	if err != nil || a.Port() == 0 || a.Addr().IsMulticast() {
-		return "", errors.New("must be an address of this machine with a port, such as 127.0.0.1:9848 or [::1]:9848")
-	}
-	return s, nil
 }
 
 func parseTapAddress(s string) (netip.Addr, error) {
@@ -272,12 +235,28 @@ func parseService(s string) (ServiceFilter, error) {
 	return ServiceFilter{Protocol: protocol, Address: netip.AddrPortFrom(addr, a.Port())}, nil
 }
 
-func parseKernelEntries(s string) (string, error) {
-	if s == KernelEntriesNext {
-		return "", errors.New("needs saru, which syncd does not listen to yet: must be all")
+func (o *Options) setJoin(s string) error {
+	if s == joinOff {
+		o.Join, o.JoinOff = netip.AddrPort{}, true
+		return nil
 	}
-	if s != KernelEntriesAll {
-		return "", errors.New("must be all")
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 {
+		return errors.New("must be an address of this director and a port, such as 192.0.2.1:8848 or [2001:db8::1]:8848, or none")
 	}
-	return s, nil
+	addr := a.Addr().Unmap()
+	switch {
+	case addr.IsUnspecified():
+		return errors.New("must be the one address that the other directors are told, none that stands for all")
+	case addr.IsMulticast() || addr.Is4() && addr.As4()[0] >= 240: // reserved, with the broadcast address (RFC 6890)
+		return errors.New("must be an address of this director, no multicast, broadcast or reserved one")
+	case addr.IsLoopback() || addr.Is4() && addr.As4()[0] == 0:
+		return errors.New("must be an address that the other directors reach")
+	case addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "":
+		return errors.New("must say of a link-local address at which interface, such as [fe80::1%eth0]:8848")
+	case addr.Zone() != "" && !addr.IsLinkLocalUnicast():
+		return errors.New("must be without a zone, which link-local addresses have only")
+	}
+	o.Join, o.JoinOff = netip.AddrPortFrom(addr, a.Port()), false
+	return nil
 }

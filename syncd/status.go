@@ -19,19 +19,78 @@ func (m *Mirrorer) incarnation() (s string) {
 }
 
 // controlServer answers saructl.
-func (m *Mirrorer) controlServer() *control.Server {
+func (d *daemon) controlServer() *control.Server {
 	var s control.Server
-	s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) { return m.Status(), nil })
-	s.HandleStream(control.PathSyncConnections, m.connections)
+	s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) { return d.status(), nil })
+	s.HandleStream(control.PathSyncConnections, d.connections)
+	s.HandleWork(control.PathSyncCompare, d.compare)
+	s.HandleWork("POST "+control.PathSyncResync, d.resync)
+	s.HandleWork("POST "+control.PathSyncFlush, d.serveFlush)
+	s.HandleWork("POST "+control.PathSyncShare, d.serveShare)
 	return &s
+}
+
+// status adds to the mirrorer's status what only the daemon knows.
+func (d *daemon) status() control.SyncStatus {
+	s := d.Status()
+	s.KernelAudit = d.audit.status(time.Now())
+	s.Audit.IntervalMS = d.interval().Milliseconds()
+	for name, v := range d.teaches.Counters().All("teach_") {
+		s.Counters[name] = v
+	}
+	return s
+}
+
+// authNames are the values of --auth.
+var authNames = map[engine.Auth]string{engine.Enforce: AuthEnforce, engine.Permissive: AuthPermissive, engine.ReceiveOnly: AuthReceiveOnly}
+
+// since returns the milliseconds since a time; control.Never for the zero time.
+func since(now, t time.Time) int64 {
+	if t.IsZero() {
+		return control.Never
+	}
+	return now.Sub(t).Milliseconds()
+}
+
+// joinStatus says how the join goes.
+func joinStatus(j engine.JoinStatus) control.SyncJoin {
+	s := control.SyncJoin{
+		State: control.JoinJoining, Teacher: j.Teacher, Entries: j.Entries, Total: max(j.Total, j.Entries),
+		TookMS: j.Took.Milliseconds(), Attempts: j.Attempts,
+	}
+	if s.Total > 0 {
+		s.Percent = int(100 * s.Entries / s.Total)
+	}
+	if j.State == engine.Synced {
+		s.Percent, s.State = 100, control.JoinSynced
+		if j.Partial {
+			s.State = control.JoinPartial
+		}
+	}
+	return s
+}
+
+func peerStatus(now time.Time, p *engine.PeerStatus) control.SyncPeer {
+	s := control.SyncPeer{
+		Node: p.Name, Incarnation: p.Incarnation.String(), Sequence: p.Sequence, Missing: p.Missing,
+		LastHeardMS: now.Sub(p.LastHeard).Milliseconds(), Synced: p.Synced, GivenUp: p.GivenUp, Lost: p.Lost,
+		Entries: uint64(p.Entries), Confirmed: p.Confirmed, Links: []control.SyncLink{},
+	}
+	if p.Teaches.IsValid() {
+		s.Teaches = p.Teaches.String()
+	}
+	for _, l := range p.Links {
+		s.Links = append(s.Links, control.SyncLink{Interface: l.Interface, LastHeardMS: since(now, l.LastHeard)})
+	}
+	return s
 }
 
 // Status returns what `saructl sync status` shows.
 func (m *Mirrorer) Status() control.SyncStatus {
 	now := time.Now()
 	var st engine.Status
-	var node string
-	m.With(func(e *engine.Engine) { st, node = e.Status(now), e.Node() })
+	var node, incarnation string
+	m.With(func(e *engine.Engine) { st, node, incarnation = e.Status(now), e.Node(), e.Incarnation().String() })
 	p50, p99 := m.lag.quantiles()
 	out := control.SyncStatus{
 		Node: node, Synced: st.Synced,
@@ -40,16 +99,28 @@ func (m *Mirrorer) Status() control.SyncStatus {
 		LagMS:       control.Lag{P50: milliseconds(p50), P99: milliseconds(p99)},
 		Counters:    control.NewSyncCounter(),
 	}
-	for _, p := range st.Peers {
-		out.Peers = append(out.Peers, control.SyncPeer{
-			Node: p.Name, Incarnation: p.Incarnation.String(), Sequence: p.Sequence, Missing: p.Missing,
-			LastHeardMS: now.Sub(p.LastHeard).Milliseconds(), Synced: p.Synced,
-		})
+	out.Incarnation, out.KernelEntries, out.Share = incarnation, kernelEntries(st.Share.Next), shareStatus(&st.Share)
+	out.Join = joinStatus(st.Join)
+	out.Backlog = control.SyncBacklog{
+		Bytes: st.Backlog.Bytes, LimitBytes: st.Backlog.Limit, Datagrams: st.Backlog.Datagrams, ReachMS: st.Backlog.Reach.Milliseconds(),
+	}
+	out.Audit = control.SyncAudit{
+		LastMSAgo: since(now, st.Audit.At), Peer: st.Audit.Peer, Equal: !st.Audit.At.IsZero() && st.Audit.Differing == 0,
+		DifferingBuckets: st.Audit.Differing, Repaired: st.Audit.Total, Rounds: st.Audit.Count,
+	}
+	out.ClockLeadMS = st.Lead.Milliseconds()
+	out.KernelAudit.LastMSAgo = control.Never
+	out.Keys = control.SyncKeys{Signing: int(st.Signer), Auth: authNames[st.Auth]}
+	for i := range st.Peers {
+		out.Peers = append(out.Peers, peerStatus(now, &st.Peers[i]))
 	}
 	for name, v := range st.Counter.All {
 		out.Counters[name] = v
 	}
 	for name, v := range m.ioCounters() {
+		out.Counters[name] = v
+	}
+	for name, v := range m.pulled.All("pull_") {
 		out.Counters[name] = v
 	}
 	return out
@@ -67,7 +138,7 @@ func (m *Mirrorer) ioCounters() map[string]uint64 {
 		c["kernel_dropped"] = dropped
 	}
 	c["input_blocked"] = 0
-	if m.blocked.Load() {
+	if m.intake.isBlocked() {
 		c["input_blocked"] = 1
 	}
 	if k, ok := m.tap.(interface{ Ignored() uint64 }); ok {
@@ -114,13 +185,14 @@ var (
 	descConnections = prometheus.NewDesc("saru_syncd_connections", "Connections in the replica by where they come from.", []string{"origin"}, nil)
 	descSynced      = prometheus.NewDesc("saru_syncd_synced", "1 if the replica is complete as far as this director knows.", nil, nil)
 	descLag         = prometheus.NewDesc("saru_syncd_lag_seconds", "How long a record waits in this director's kernel and tap.", []string{"quantile"}, nil)
+	descClockLead   = prometheus.NewDesc("saru_syncd_clock_lead_seconds", "By how much the farm's clock is ahead of this director's.", nil, nil)
 	descPeerMissing = prometheus.NewDesc("saru_syncd_peer_missing", "Messages of a peer's stream that were not received.", []string{"peer"}, nil)
 	descPeerHeard   = prometheus.NewDesc("saru_syncd_peer_last_heard_seconds", "Time since a peer was last heard.", []string{"peer"}, nil)
 )
 
 // Describe is prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descEvents, descConnections, descSynced, descLag, descPeerMissing, descPeerHeard} {
+	for _, d := range []*prometheus.Desc{descEvents, descConnections, descSynced, descLag, descClockLead, descPeerMissing, descPeerHeard} {
 		ch <- d
 	}
 }
@@ -143,6 +215,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descSynced, synced)
 	gauge(descLag, s.LagMS.P50/1000, "0.5")
 	gauge(descLag, s.LagMS.P99/1000, "0.99")
+	gauge(descClockLead, float64(s.ClockLeadMS)/1000)
 	for _, p := range s.Peers {
 		gauge(descPeerMissing, float64(p.Missing), p.Node)
 		gauge(descPeerHeard, float64(p.LastHeardMS)/1000, p.Node)

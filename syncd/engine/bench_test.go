@@ -43,7 +43,7 @@ func benchEngine(t testing.TB, name string, s *sink) *Engine {
 		t.Fatal(err)
 	}
 	return New(Config{
-		Node: name, Incarnation: 7, Links: []string{"eth0", "eth1"}, SyncID: 1, Ring: ring, Tick: tickVS, Output: s, Now: t0,
+		Node: name, Incarnation: 7, Links: []string{"eth0", "eth1"}, SyncID: 1, Ring: ring, Tick: tickVS, Teaches: teaches(name), Output: s, Now: t0,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 }
@@ -72,10 +72,17 @@ func kernelMessages(t testing.TB, per int) [][]byte {
 func meet(t testing.TB, a, b *Engine, sa, sb *sink) time.Time {
 	now := t0
 	sa.keep, sb.keep = true, true
-	for range 400 {
+	for range 100 {
 		now = now.Add(20 * time.Millisecond)
-		a.Tick(now)
-		b.Tick(now)
+		for _, pair := range [][2]*Engine{{a, b}, {b, a}} {
+			pair[0].Tick(now)
+			if pull, ok := pair[0].NextPull(now); ok {
+				session(now, now, pair[0], pair[1], pull, 0)
+			}
+			if pair[0].Unconfirmed() {
+				pair[0].Injected(now, pair[0].Mark())
+			}
+		}
 		for _, d := range sa.sent {
 			b.FromNetwork(now, 0, stockA, d)
 		}
@@ -86,6 +93,19 @@ func meet(t testing.TB, a, b *Engine, sa, sb *sink) time.Time {
 	}
 	if !a.Synced() || !b.Synced() || b.peers.Get(a.self) == nil {
 		t.Fatal("the engines do not know each other")
+	}
+	return now
+}
+
+// alone lets an engine find out that nobody else is there.
+func alone(e *Engine) time.Time {
+	now := t0
+	for !e.Synced() {
+		now = now.Add(TickInterval)
+		e.Tick(now)
+		if e.Unconfirmed() {
+			e.Injected(now, e.Mark())
+		}
 	}
 	return now
 }
@@ -109,7 +129,7 @@ func BenchmarkOut(b *testing.B) {
 		b.Run(fmt.Sprintf("records=%d", per), func(b *testing.B) {
 			var s sink
 			e, msgs := benchEngine(b, "a", &s), kernelMessages(b, per)
-			now, i := t0, 0
+			now, i := alone(e), 0
 			for _, m := range msgs {
 				e.FromTap(now, m)
 			}

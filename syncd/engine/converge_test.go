@@ -36,30 +36,30 @@ type flight struct {
 	b        []byte
 }
 
-// segment is a farm whose network delays, reorders and duplicates, but loses nothing except between the sides of a partition.
+// segment is a farm whose network delays, reorders and duplicates, and loses when told to.
 type segment struct {
 	*farm
 	nodes  map[string]*node
 	air    []flight
 	side   map[string]int
+	loss   int       // of 100 datagrams
 	parted time.Time // zero: no partition
 	rnd    *rand.Rand
 	real   int // real servers that were ever chosen
-	booted time.Time
-	spoke  map[string]time.Time // when each last handled a packet
 }
 
 const (
-	simConns = 6
-	maxDelay = 60 * time.Millisecond // a second copy takes as long again
-	quiet    = JoinTime + 3*time.Second
+	simConns      = 6
+	maxDelay      = 60 * time.Millisecond     // a second copy takes as long again
+	quiet         = JoinTime + 15*time.Second // an audit with each
+	auditInterval = time.Second
 )
 
-// skews are by how much clocks are wrong. Beyond a day a clock is not followed (table.Clock).
+// skews are by how much clocks are wrong.
 var skews = []time.Duration{0, 0, time.Second, -time.Second, 3 * time.Hour, -40 * time.Hour, 30 * time.Hour}
 
 func newSegment(t testing.TB, seed uint64, names ...string) *segment {
-	s := &segment{farm: newFarm(t), nodes: map[string]*node{}, side: map[string]int{}, spoke: map[string]time.Time{}, rnd: rand.New(rand.NewPCG(seed, 1))}
+	s := &segment{farm: newFarm(t), nodes: map[string]*node{}, side: map[string]int{}, rnd: rand.New(rand.NewPCG(seed, 1))}
 	for _, n := range names {
 		s.boot(n, false)
 	}
@@ -69,21 +69,35 @@ func newSegment(t testing.TB, seed uint64, names ...string) *segment {
 // boot starts a director, again or for the first time.
 func (s *segment) boot(name string, kept bool) {
 	skew := skews[s.rnd.IntN(len(skews))]
-	n := &node{director: s.start(name, func(c *Config) { c.Now = s.now.Add(skew) }), kernel: map[int]kernelEntry{}, skew: skew}
+	n := &node{director: s.start(name, func(c *Config) { c.Now, c.AuditInterval = s.now.Add(skew), auditInterval }), kernel: map[int]kernelEntry{}, skew: skew}
 	if old := s.nodes[name]; kept && old != nil {
 		n.kernel = old.kernel
 	}
-	s.nodes[name], s.booted = n, s.now
+	s.nodes[name] = n
 }
 
-// crash takes a director down at any moment, with one exception: what it sends while another one starts and has not admitted it yet may be
-// known to the rest only, which have sent their tables already. It lives on until it has taught the newcomer; only an audit would find the
-// difference.
-func (s *segment) crash(name string) {
-	if rest := 2*time.Second - s.now.Sub(s.booted); rest > 0 && !s.spoke[name].Before(s.booted) {
-		s.pass(rest)
+// crash takes a director down at any moment.
+func (s *segment) crash(name string) { s.nodes[name].down = true }
+
+// turn is what a director does every 20 ms. A pull that reaches its teacher may still break off.
+func (s *segment) turn(n *node) {
+	now := s.now.Add(n.skew)
+	n.Tick(now)
+	if pull, ok := n.NextPull(now); ok {
+		var teacher *Engine
+		var there time.Time
+		for name, other := range s.nodes {
+			if !other.down && other.cfg.Teaches == pull.Addr && s.side[name] == s.side[n.name] {
+				teacher, there = other.Engine, s.now.Add(other.skew)
+			}
+		}
+		fail := 0
+		if s.rnd.IntN(4) == 0 {
+			fail = 1 + s.rnd.IntN(4000)
+		}
+		session(now, there, n.Engine, teacher, pull, fail)
 	}
-	s.nodes[name].down = true
+	n.director.enter(now)
 }
 
 // after takes up what the engines have put out.
@@ -91,6 +105,9 @@ func (s *segment) after() {
 	for _, p := range s.wire {
 		for _, to := range s.farm.names() {
 			if to == p.from || s.side[to] != s.side[p.from] {
+				continue
+			}
+			if s.rnd.IntN(100) < s.loss {
 				continue
 			}
 			fl := flight{s.now.Add(time.Duration(s.rnd.Int64N(int64(maxDelay)))), p.from, to, s.rnd.IntN(2), p.b}
@@ -122,7 +139,6 @@ func (n *node) enter(r *ipvssync.Record) {
 // packet is a packet of a client that a director forwards: its kernel reports the connection, and makes it where it is new.
 func (s *segment) packet(name string, i int) {
 	n := s.nodes[name]
-	s.spoke[name] = s.now
 	e, ok := n.kernel[i]
 	if !ok {
 		s.real++
@@ -163,7 +179,7 @@ func (s *segment) pass(d time.Duration) {
 		if s.now.Sub(t0)%(20*time.Millisecond) == 0 {
 			for _, name := range s.names() {
 				if n := s.nodes[name]; !n.down {
-					n.Tick(s.now.Add(n.skew))
+					s.turn(n)
 				}
 			}
 			s.after()
@@ -175,16 +191,8 @@ func (s *segment) up() []string {
 	return slices.DeleteFunc(s.names(), func(n string) bool { return s.nodes[n].down })
 }
 
-// heal ends a partition, but not before both sides know of it: until repair exists, a shorter one is a loss that nobody mends.
-func (s *segment) heal() {
-	if s.parted.IsZero() {
-		return
-	}
-	if rest := DeadTime + 1500*time.Millisecond - s.now.Sub(s.parted); rest > 0 {
-		s.pass(rest)
-	}
-	s.parted, s.side = time.Time{}, map[string]int{}
-}
+// heal ends a partition, however short.
+func (s *segment) heal() { s.parted, s.side = time.Time{}, map[string]int{} }
 
 // agree checks that all that are up hold the same, and that their kernels do.
 func (s *segment) agree(when string) error {
@@ -230,6 +238,7 @@ func TestConvergence(t *testing.T) {
 		who := func(rt *rapid.T, from []string) string { return rapid.SampledFrom(from).Draw(rt, "director") }
 		settle := func(rt *rapid.T, when string) {
 			s.heal()
+			s.loss = 0 // whose packets come to another director before it could hear of them is nobody's
 			s.pass(quiet)
 			if err := s.agree(when); err != nil {
 				rt.Fatalf("%v\n", err)
@@ -279,6 +288,7 @@ func TestConvergence(t *testing.T) {
 				}
 			},
 			"heal":   func(*rapid.T) { s.heal() },
+			"loss":   func(rt *rapid.T) { s.loss = rapid.SampledFrom([]int{0, 1, 5, 20, 50}).Draw(rt, "percent") },
 			"settle": func(rt *rapid.T) { settle(rt, "settled") },
 		})
 		settle(rt, "at the end")
@@ -293,7 +303,7 @@ func TestConvergence(t *testing.T) {
 		for _, name := range s.up() {
 			for i, handler := range last {
 				if e := s.nodes[name].entry(t, conn(i)); e.Origin != s.nodes[handler].self || e.Record.Real != s.nodes[handler].kernel[i].real {
-					rt.Fatalf("%s: connection %d is %s's, goes to %v; want %s, %v", name, i, s.nodes[name].Engine.name(e.Origin), e.Record.Real,
+					rt.Fatalf("%s: connection %d is %s's, goes to %v; want %s, %v", name, i, s.nodes[name].Engine.origin(e.Origin), e.Record.Real,
 						handler, s.nodes[handler].kernel[i].real)
 				}
 			}

@@ -4,5 +4,10 @@
 //
 //	kernel's messages  -> FromTap      -> Output.Send     live updates of local connections
 //	datagrams of peers -> FromNetwork  -> Output.Inject   what is newer than the replica
-//	time               -> Tick         -> both            heartbeats, expiry, tables for newcomers
+//	time               -> Tick         -> both            heartbeats, requests for what is missing, expiry
+//	time               -> NextPull     -> a session       that the daemon holds: a join, or an audit
+//	entries of a pull  -> Learned      -> Output.Inject   what is newer than the replica
+//	the kernel's word  -> Injected     -> Output.Send     confirmations
+//
+// The rules by which updates win, and the states of a join, are tables in docs/PROTOCOL.md.
 package engine

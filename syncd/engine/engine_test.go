@@ -90,7 +90,7 @@ func (f *farm) start(name string, change func(*Config)) *director {
 	d := &director{name: name, farm: f}
 	cfg := Config{
 		Node: name, Incarnation: f.inc, Links: []string{"eth0", "eth1"}, SyncID: 1, Ring: f.ring(), Tick: tickVS,
-		Output: d, Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: f.now,
+		Teaches: teaches(name), Output: d, Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: f.now,
 	}
 	if change != nil {
 		change(&cfg)
@@ -131,7 +131,7 @@ func (f *farm) run(d time.Duration) {
 		f.now = f.now.Add(20 * time.Millisecond)
 		for _, n := range f.names() {
 			if !f.all[n].down {
-				f.all[n].Tick(f.now)
+				f.turn(f.all[n])
 			}
 		}
 		f.deliver()
@@ -266,7 +266,7 @@ func TestTakeover(t *testing.T) {
 	stale := f.all["b"].counters[RemoteStale]
 	old := conn(1)
 	old.Real = netip.MustParseAddrPort("10.9.0.99:8080")
-	f.all["b"].remote(f.now, &old, peer.IDOf("a"), table.Stamp{Grant: first.Grant, Clock: 1 << 60}, 0, false)
+	f.all["b"].remote(f.now, &old, peer.IDOf("a"), table.Stamp{Grant: first.Grant, Clock: 1 << 60}, 0)
 	f.all["b"].want(t, RemoteStale, stale+1)
 	// And back again: a's entry is local to its kernel, so there is no flag.
 	f.kernel("a", conn(1))
@@ -393,22 +393,32 @@ func TestReinject(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
-	f := newFarm(t)
-	d := f.start("a", func(c *Config) { c.TemplatesOnly = true })
-	template := conn(1)
+	template, other := conn(1), conn(2)
 	template.Flags = ipvssync.FlagTemplate
-	f.kernel("a", conn(1), template)
-	if d.table.Len() != 1 || d.counters[TapFiltered] != 1 {
-		t.Errorf("templates only: %d entries, %d filtered", d.table.Len(), d.counters[TapFiltered])
-	}
-	d = f.start("a", func(c *Config) {
-		c.Services = []Service{{Protocol: 6, Virtual: netip.MustParseAddrPort("192.0.2.1:443")}}
-	})
-	other := conn(2)
 	other.Virtual = netip.MustParseAddrPort("192.0.2.1:443")
-	f.kernel("a", conn(1), other)
-	if d.table.Len() != 1 || d.counters[TapFiltered] != 1 {
-		t.Errorf("one service: %d entries, %d filtered", d.table.Len(), d.counters[TapFiltered])
+	for name, filter := range map[string]Filter{
+		"templates": {TemplatesOnly: true}, "a service": {Services: []Service{{Protocol: 6, Virtual: other.Virtual}}},
+	} {
+		f := newFarm(t, "b")
+		d := f.start("a", func(c *Config) { c.Filter = filter })
+		pick := other
+		if filter.TemplatesOnly {
+			pick = template
+		}
+		f.kernel("a", conn(7), pick) // before it has joined: published then
+		f.run(2 * time.Second)
+		f.kernel("a", conn(1), pick)
+		d.want(t, TapFiltered, 2)
+		for _, n := range f.names() {
+			if f.all[n].table.Len() != 1 || f.all[n].entry(t, pick).Origin != d.self {
+				t.Errorf("only %s: %s has %v", name, n, f.all[n].dump())
+			}
+		}
+		d.SetFilter(Filter{})
+		f.kernel("a", conn(7))
+		if n := f.all["b"].table.Len(); n != 2 {
+			t.Errorf("without a filter: %d entries", n)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func pair(t testing.TB, mode string) *farm {
 func (d *director) state() string {
 	var s strings.Builder
 	st := d.Status(d.farm.now)
-	fmt.Fprintf(&s, "synced %v, %d injected, failure %v, wants %v, taught %v\n", st.Synced, len(d.injected), d.failure, d.wants, len(d.lessons))
+	fmt.Fprintf(&s, "join %+v, %d injected, failure %v, backlog %v, audit %v\n", st.Join, len(d.injected), d.failure, st.Backlog, st.Audit)
 	for _, p := range st.Peers {
 		fmt.Fprintf(&s, "peer %+v\n", p)
 	}

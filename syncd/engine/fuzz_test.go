@@ -53,7 +53,8 @@ func FuzzFromNetwork(f *testing.F) {
 		}
 		before = b.counters
 		b.FromNetwork(open.now, 0, stockA, d)
-		sum := b.counters[ReceivedDatagrams] - before[ReceivedDatagrams] + b.counters[DuplicateLink] - before[DuplicateLink]
+		sum := b.counters[ReceivedDatagrams] - before[ReceivedDatagrams] + b.counters[DuplicateLink] - before[DuplicateLink] +
+			b.counters[RepairKnown] - before[RepairKnown]
 		for c := DropForged; c <= DropStock; c++ {
 			sum += b.counters[c] - before[c]
 		}

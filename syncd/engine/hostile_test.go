@@ -50,7 +50,7 @@ func TestHostileDatagrams(t *testing.T) {
 		{"other syncid, heartbeat", all, forgery{syncID: 2, tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(slices.Clone)}}, DropSyncID},
 		{"next format version", all, forgery{records: two, before: fromEnd(76, 2)}, DropVersion},
 		{"unknown control kind", all, forgery{tr: mirror.Trailer{Kind: 200}}, DropKind},
-		{"unknown kind next to the heartbeat", all, forgery{tr: mirror.Trailer{Kind: 65, Body: body(64)}}, DropKind},
+		{"unknown kind next to the request", all, forgery{tr: mirror.Trailer{Kind: 66, Body: body(64)}}, DropKind},
 		{"sender unknown", all, forgery{records: two, tr: mirror.Trailer{Sender: 0x1234, Incarnation: 7}}, DropIncarnation},
 		{"sender's other incarnation", all, forgery{records: two, tr: mirror.Trailer{Sender: uint64(peer.IDOf("a")), Incarnation: 777}}, DropIncarnation},
 		{"receiver's name, other incarnation", all, forgery{records: two, tr: mirror.Trailer{Sender: uint64(peer.IDOf("b")), Incarnation: 777}}, DropIncarnation},
@@ -82,11 +82,11 @@ func TestHostileDatagrams(t *testing.T) {
 		{"reserved field of the trailer not zero", all, forgery{records: two, before: fromEnd(70, 1)}, DropTruncated},
 		{"heartbeat without a body", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat}}, DropTruncated},
 		{"heartbeat with a name cut off", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(func(b []byte) []byte { return b[:len(b)-4] })}}, DropTruncated},
-		{"heartbeat with more echoes than there are", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(16, 2))}}, DropTruncated},
-		{"heartbeat with 255 echoes", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(16, 255))}}, DropTruncated},
-		{"heartbeat with an endless name", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(17, 255))}}, DropTruncated},
-		{"heartbeat with a reserved bit", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(18, 1))}}, DropTruncated},
-		{"heartbeat with dirt behind the name", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(20+40+2, 1))}}, DropTruncated},
+		{"heartbeat with more echoes than there are", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(42, 2))}}, DropTruncated},
+		{"heartbeat with 255 echoes", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(42, 255))}}, DropTruncated},
+		{"heartbeat with an endless name", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(43, 255))}}, DropTruncated},
+		{"heartbeat with a reserved bit", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(48+45, 1))}}, DropTruncated},
+		{"heartbeat with dirt behind the name", all, forgery{tr: mirror.Trailer{Kind: mirror.KindHeartbeat, Body: heartbeat(set(48+48+2, 1))}}, DropTruncated},
 		{"a byte behind the datagram", all, forgery{records: two, after: func(b []byte) []byte { return append(b, 0) }}, DropTruncated},
 		{"oversized by a second datagram behind it", all, forgery{records: two, after: func(b []byte) []byte { return append(slices.Clone(b), b[:len(b)-80]...) }}, DropTruncated},
 	} {
@@ -109,11 +109,6 @@ func TestMalformedStream(t *testing.T) {
 	}{
 		"records of a foreign origin":       {forgery{records: two, tr: mirror.Trailer{Origin: uint64(peer.IDOf("c"))}}, DropTruncated},
 		"records of the receiver's origin":  {forgery{records: two, tr: mirror.Trailer{Origin: uint64(peer.IDOf("b"))}}, DropTruncated},
-		"table without items":               {forgery{records: two, tr: mirror.Trailer{Kind: mirror.KindTable}}, DropTruncated},
-		"table with an item too few":        {forgery{records: two, tr: mirror.Trailer{Kind: mirror.KindTable, Body: make([]byte, 8)}}, DropTruncated},
-		"table with an item too many":       {forgery{records: two, tr: mirror.Trailer{Kind: mirror.KindTable, Body: make([]byte, 24)}}, DropTruncated},
-		"table with half an item":           {forgery{records: two, tr: mirror.Trailer{Kind: mirror.KindTable, Body: make([]byte, 12)}}, DropTruncated},
-		"end of a table with items":         {forgery{tr: mirror.Trailer{Kind: mirror.KindTable, Body: make([]byte, 8)}}, DropTruncated},
 		"stream kind of a later version":    {forgery{records: two, tr: mirror.Trailer{Kind: 3, Body: make([]byte, 400)}}, DropKind},
 		"stream kind 0, which nobody sends": {forgery{records: two, before: func(b []byte) []byte { b[len(b)-74] = 0; return b }}, DropKind},
 	} {
@@ -152,17 +147,25 @@ func (f *farm) capture(fn func()) []packet {
 	return slices.Clone(f.tape[tape:])
 }
 
-// goodDatagrams are a live update, a piece of a table, the end of one, and a heartbeat of a, all fresh and never delivered.
+// goodDatagrams are a live update, one that is sent again, a request and a heartbeat of a, all fresh and never delivered.
 func goodDatagrams(f *farm) map[string][]byte {
-	a := f.all["a"]
-	item := mirror.AppendTableItem(nil, mirror.TableItem{ClockOffset: 3, Age: 1})
-	got := f.capture(func() { f.kernel("a", conn(1), conn(2), conn(3)) })
-	beat := f.capture(func() { a.heartbeat(f.now) })
+	a, b := f.all["a"], f.all["b"]
+	got := f.capture(func() {
+		f.kernel("a", conn(1), conn(2), conn(3))
+		f.kernel("a", conn(7))
+		a.repeat(f.now, mirror.Range{First: a.stream, Count: 1})
+		a.heartbeat()
+	})
+	if len(got) != 4 {
+		f.t.Fatalf("%d datagrams", len(got))
+	}
+	body, err := mirror.AppendRequest(nil, &mirror.Request{Node: uint64(b.self), Incarnation: uint64(b.cfg.Incarnation)}, []mirror.Range{{First: 1 << 40, Count: 1}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	return map[string][]byte{
-		"records":      got[0].b,
-		"heartbeat":    beat[0].b,
-		"table":        f.forge(forgery{records: []ipvssync.Record{conn(7)}, tr: mirror.Trailer{Kind: mirror.KindTable, Body: item, Sequence: a.stream + 1}}),
-		"end of table": f.forge(forgery{tr: mirror.Trailer{Kind: mirror.KindTable, Sequence: a.stream + 2}}),
+		"records": got[0].b, "repeat": got[2].b, "heartbeat": got[3].b,
+		"request": f.forge(forgery{tr: mirror.Trailer{Kind: mirror.KindRequest, Body: body}}),
 	}
 }
 
@@ -209,7 +212,7 @@ func TestEachByteFlipped(t *testing.T) {
 		t.Errorf("%d of %d dropped", dropped, 8*len(d))
 	}
 	// And untouched they are good.
-	for _, name := range []string{"records", "table", "end of table", "heartbeat"} {
+	for _, name := range []string{"records", "repeat", "heartbeat", "request"} {
 		n := b.counters[ReceivedDatagrams]
 		b.FromNetwork(f.now, 0, stockA, good[name])
 		b.want(t, ReceivedDatagrams, n+1)

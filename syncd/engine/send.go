@@ -3,27 +3,22 @@ package engine
 import (
 	"time"
 
-	"saru/lib/peer"
 	"saru/proto/ipvssync"
 	"saru/proto/mirror"
 	"saru/syncd/table"
 )
 
-// openMessages is how many messages are filled at the same time. The records of a message share kind, origin and grant; after a few
-// fail-overs connections of three or four different grants are mixed.
+// openMessages is how many messages are filled at the same time. The records of a message share their grant; after a few fail-overs
+// connections of three or four different grants are mixed.
 const openMessages = 6
 
 // message is a datagram that is being filled.
 type message struct {
-	kind   mirror.Kind
-	origin peer.ID
-	grant  mirror.Grant
-	clock  uint64 // KindRecords: of every record; KindTable: the latest
-	b      ipvssync.Builder
-	clocks []uint64 // KindTable: of each record
-	ages   []uint32
-	last   bool // the message without records that ends a table
-	buf    [mirror.MaxDatagram]byte
+	grant mirror.Grant
+	back  uint64 // by how much its clock is behind, in microseconds
+	clock uint64 // of every record
+	b     ipvssync.Builder
+	buf   [mirror.MaxDatagram]byte
 }
 
 // builders are the messages that are being filled, the one used longest ago first.
@@ -33,10 +28,11 @@ type builders struct {
 	idle   []*message
 }
 
-// get returns the message that a record of this kind, origin and grant goes into, with room for size more bytes of record.
-func (bs *builders) get(now time.Time, kind mirror.Kind, origin peer.ID, grant mirror.Grant, size int) *message {
+// get returns the message that a record of this grant goes into, with room for size more bytes of record. Its clock is back microseconds
+// behind.
+func (bs *builders) get(now time.Time, grant mirror.Grant, back uint64, size int) *message {
 	for i, m := range bs.open {
-		if m.kind == kind && m.origin == origin && m.grant == grant {
+		if m.grant == grant && m.back == back {
 			if m.room(size) {
 				return m
 			}
@@ -53,43 +49,35 @@ func (bs *builders) get(now time.Time, kind mirror.Kind, origin peer.ID, grant m
 	} else {
 		m = &message{}
 	}
-	m.kind, m.origin, m.grant, m.clock = kind, origin, grant, 0
-	m.clocks, m.ages, m.last = m.clocks[:0], m.ages[:0], false
+	m.grant, m.back, m.clock = grant, back, bs.engine.clock.Next(bs.engine.wall(now))-back
 	m.b.Reset(m.buf[:0], bs.engine.cfg.SyncID, 0)
-	if kind == mirror.KindRecords {
-		m.clock = bs.engine.clock.Next(wall(now))
-	}
 	bs.open = append(bs.open, m)
 	return m
 }
 
-// room reports whether a record of size bytes fits, with its padding, its item in the body and the trailer.
+// room reports whether a record of size bytes fits, with its padding and the trailer.
 func (m *message) room(size int) bool {
-	body := 0
-	if m.kind == mirror.KindTable {
-		body = (m.b.Count() + 1) * mirror.TableItemLen
-	}
 	const padding = 3 + 3 // before the record and behind it
-	return m.b.Len()+padding+size+mirror.Length(body) <= mirror.MaxDatagram && m.b.Count() < ipvssync.MaxRecords
+	return m.b.Len()+padding+size+mirror.Length(0) <= mirror.MaxDatagram && m.b.Count() < ipvssync.MaxRecords
 }
 
-// finish seals and sends message i of those that are open.
+// finish seals, keeps and sends message i of those that are open.
 func (bs *builders) finish(i int) {
 	m := bs.open[i]
 	bs.open = append(bs.open[:i], bs.open[i+1:]...)
 	bs.idle = append(bs.idle, m)
-	if m.b.Count() == 0 && !m.last {
+	if m.b.Count() == 0 {
 		return
 	}
 	e := bs.engine
-	e.body = e.body[:0]
-	for i, c := range m.clocks {
-		e.body = mirror.AppendTableItem(e.body, mirror.TableItem{ClockOffset: m.clock - c, Age: m.ages[i]})
-	}
 	e.stream++
-	e.send(m.b.Padded(), m.b.Count(), mirror.Trailer{
-		Kind: m.kind, Sequence: e.stream, Origin: uint64(m.origin), Grant: m.grant, Clock: m.clock, Body: e.body,
+	b := e.seal(m.b.Padded(), m.b.Count(), mirror.Trailer{
+		Kind: mirror.KindRecords, Sequence: e.stream, Origin: uint64(e.self), Grant: m.grant, Clock: m.clock,
 	})
+	if b != nil {
+		e.backlog.add(e.now, e.stream, b)
+		e.emit(b)
+	}
 }
 
 // flush sends what is open.
@@ -99,13 +87,13 @@ func (bs *builders) flush() {
 	}
 }
 
-// send completes a datagram with its trailer and sends it.
-func (e *Engine) send(b []byte, count int, t mirror.Trailer) {
+// seal completes a datagram with its trailer and signs it.
+func (e *Engine) seal(b []byte, count int, t mirror.Trailer) []byte {
 	t.Sender, t.Incarnation = uint64(e.self), uint64(e.cfg.Incarnation)
-	if e.synced {
+	if e.Synced() {
 		t.Flags |= mirror.FlagSynced
 	}
-	sign := e.cfg.Ring != nil && e.cfg.Auth != ReceiveOnly
+	sign := e.signs()
 	if sign {
 		t.KeyID = e.cfg.Ring.Signer()
 	}
@@ -115,75 +103,98 @@ func (e *Engine) send(b []byte, count int, t mirror.Trailer) {
 	}
 	if err != nil { // a length that room() let through: a bug, but the others must not suffer
 		e.cfg.Log.Error("datagram not sent", "kind", t.Kind, "error", err)
-		return
+		return nil
 	}
 	if sign {
 		e.cfg.Ring.Sign(b)
 	}
+	return b
+}
+
+// signs reports whether what this director sends is signed.
+func (e *Engine) signs() bool { return e.cfg.Ring != nil && e.cfg.Auth != ReceiveOnly }
+
+// emit sends a sealed datagram.
+func (e *Engine) emit(b []byte) {
 	e.counters[SentDatagrams]++
 	e.counters[SentBytes] += uint64(len(b))
 	e.cfg.Output.Send(b)
 }
 
-// publish enters a record of this director's kernel, or one that it reclaims, under a grant, and sends it.
-func (e *Engine) publish(now time.Time, r *ipvssync.Record, grant mirror.Grant) {
-	size := ipvssync.RecordLen(r)
-	m := e.builders.get(now, mirror.KindRecords, e.self, grant, size)
-	stamp := table.Stamp{Grant: grant, Clock: m.clock}
-	out := e.table.Put(now, r, e.self, stamp, 0)
+// control seals and sends a datagram without records.
+func (e *Engine) control(kind mirror.Kind, flags uint8, body []byte) {
+	var buf [mirror.MaxDatagram]byte
+	b := e.seal(ipvssync.AppendHeaderV1(buf[:0], e.cfg.SyncID), 0, mirror.Trailer{
+		Kind: kind, Flags: flags, Sequence: e.peers.NextControl(), Clock: e.clock.Next(e.wall(e.now)), Body: body,
+	})
+	if b != nil {
+		e.emit(b)
+	}
+}
+
+// publish enters a record of this director's kernel, or one that it reclaims, at its slot of the replica under a grant, and sends it.
+func (e *Engine) publish(now time.Time, slot table.Slot, r *ipvssync.Record, grant mirror.Grant) table.Outcome {
+	out := e.publishAt(now, slot, r, grant, 0)
 	if out == table.Stale {
 		// An earlier update of this connection is in the same message, or has a stamp that is ahead: the message's clock must be later.
-		if _, newest, ok := e.table.Newest(r); ok {
+		if _, newest, ok := e.table.NewestAt(slot, r); ok {
 			e.clock.Seen(newest.Clock, ^uint64(0)>>1)
 		}
 		e.builders.flush()
-		m = e.builders.get(now, mirror.KindRecords, e.self, grant, size)
-		stamp.Clock = m.clock
-		out = e.table.Put(now, r, e.self, stamp, 0)
+		out = e.publishAt(now, slot, r, grant, 0)
 	}
+	return out
+}
+
+// publishAt enters a record with a clock that is back microseconds behind, and sends it, unless the replica has anything later.
+func (e *Engine) publishAt(now time.Time, slot table.Slot, r *ipvssync.Record, grant mirror.Grant, back uint64) table.Outcome {
+	m := e.builders.get(now, grant, back, ipvssync.RecordLen(r))
+	out := e.table.PutAt(slot, now, r, e.self, table.Stamp{Grant: grant, Clock: m.clock}, 0)
 	if out == table.Stale || out == table.Refused {
-		e.counters[TapDamaged]++
-		return
+		return out
 	}
 	if err := m.b.Add(r); err != nil {
 		e.counters[TapDamaged]++
 		e.cfg.Log.Debug("record not sent", "client", r.Client, "virtual", r.Virtual, "error", err)
-		return
+		return out
 	}
 	e.counters[SentRecords]++
+	return out
 }
 
-// heartbeat sends the next heartbeat.
-func (e *Engine) heartbeat(now time.Time) {
-	e.echoes = e.peers.Echoes(e.echoes[:0], now, mirror.MaxEchoes)
+// heartbeat sends the next heartbeat, which asks for confirmation if this director waits for it.
+func (e *Engine) heartbeat() {
+	if e.awaits() {
+		e.beat(mirror.FlagConfirm)
+	} else {
+		e.beat(0)
+	}
+}
+
+// beat sends the next heartbeat with flags.
+func (e *Engine) beat(flags uint8) {
+	e.echoes = e.peers.Echoes(e.echoes[:0], e.now, mirror.MaxEchoes)
 	e.wire = e.wire[:0]
 	for i := range e.echoes {
 		p := &e.echoes[i]
 		echo := mirror.Echo{
-			Node: uint64(p.Node), Incarnation: uint64(p.Incarnation), Control: p.Control, Stream: p.Stream,
+			Node: uint64(p.Node), Incarnation: uint64(p.Incarnation), Control: p.Control, Stream: p.Stream, Confirmed: p.Confirmed,
 			Age: uint32(min(p.Age.Milliseconds(), 1<<31)),
 		}
 		if p.Counts {
 			echo.Flags |= mirror.EchoCounts
-		}
-		if p.Lacks {
-			echo.Flags |= mirror.EchoLacks
+			e.partner(p.Node).told = p.Confirmed
 		}
 		e.wire = append(e.wire, echo)
 	}
 	body, err := mirror.AppendHeartbeat(e.body[:0], &mirror.Heartbeat{
-		Uptime: uint64(now.Sub(e.started).Milliseconds()), Stream: e.stream, Name: e.cfg.Node,
+		Uptime: uint64(e.now.Sub(e.started).Milliseconds()), Stream: e.stream, Oldest: e.backlog.oldest(e.stream),
+		Teaches: e.cfg.Teaches, Entries: uint32(e.table.Len()), Name: e.cfg.Node,
 	}, e.wire)
 	e.body = body
 	if err != nil {
 		e.cfg.Log.Error("heartbeat not sent", "error", err)
 		return
 	}
-	var buf [mirror.MaxDatagram]byte
-	e.send(ipvssync.AppendHeaderV1(buf[:0], e.cfg.SyncID), 0, mirror.Trailer{
-		Kind: mirror.KindHeartbeat, Sequence: e.peers.NextControl(), Body: body,
-	})
+	e.control(mirror.KindHeartbeat, flags, body)
 }
-
-// wall returns the wall clock in microseconds, the unit of stamps.
-func wall(now time.Time) uint64 { return uint64(now.UnixMicro()) }

@@ -5,13 +5,11 @@ import (
 	"net/netip"
 	"time"
 
+	"saru/lib/ipvs"
 	"saru/lib/peer"
 	"saru/proto/ipvssync"
 	"saru/syncd/table"
 )
-
-// maxNames bounds the names that are kept for status: whoever may send unsigned messages can invent sources.
-const maxNames = 1024
 
 // stock handles a message without a trailer: that of a stock kernel's master thread. It has neither order nor incarnation, so the
 // last one to arrive wins, as in a stock kernel's backup thread, and like there a closing record of another real server does not touch
@@ -32,9 +30,7 @@ func (e *Engine) stock(now time.Time, src netip.AddrPort, b []byte) (Counter, bo
 	}
 	name := "kernel " + src.Addr().String()
 	origin := peer.IDOf(name)
-	if len(e.names) < maxNames {
-		e.names[origin] = name
-	}
+	e.call(origin, name)
 	r := msg.Reader()
 	for {
 		err := r.Next(&e.rec)
@@ -62,21 +58,10 @@ func (e *Engine) stockRecord(now time.Time, r *ipvssync.Record, origin peer.ID) 
 		return
 	}
 	grant := cur.Stamp.Grant
-	e.remote(now, r, origin, table.Stamp{Grant: grant, Clock: e.clock.Next(wall(now))}, 0, false)
+	e.remote(now, r, origin, table.Stamp{Grant: grant, Clock: e.clock.Next(e.wall(now))}, 0)
 }
 
-// tcpTimeouts are the kernel's for each state, in seconds (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts).
-var tcpTimeouts = [...]uint32{2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120}
-
-// defaultTimeout is what the kernel gives a record that brings no timeout, as none of version 0 does (ip_vs_sync.c, ip_vs_proc_conn:
-// the table's for the state, otherwise three minutes).
+// defaultTimeout is what the kernel gives a record that brings no timeout, as none of version 0 does (ip_vs_sync.c, ip_vs_proc_conn).
 func defaultTimeout(r *ipvssync.Record) uint32 {
-	switch {
-	case r.Template():
-	case r.Protocol == 6 && int(r.State) < len(tcpTimeouts):
-		return tcpTimeouts[r.State]
-	case r.Protocol == 17:
-		return 300 // ip_vs_proto_udp.c, udp_timeouts
-	}
-	return 180
+	return ipvs.DefaultTimeout(r.Protocol, r.State, r.Template())
 }

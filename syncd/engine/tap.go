@@ -4,16 +4,15 @@ import (
 	"errors"
 	"time"
 
-	"saru/lib/peer"
 	"saru/proto/ipvssync"
-	"saru/proto/mirror"
-	"saru/syncd/table"
 )
 
 // FromTap takes one message of this director's kernel. What is gathered goes out when a datagram is full, and on Flush: call that
 // when the tap has nothing more to read.
 func (e *Engine) FromTap(now time.Time, b []byte) {
+	e.now = now
 	e.counters[TapMessages]++
+	e.table.Fetch()
 	msg, err := ipvssync.Parse(b)
 	if err != nil {
 		e.counters[TapDamaged]++
@@ -24,12 +23,12 @@ func (e *Engine) FromTap(now time.Time, b []byte) {
 		err := r.Next(&e.rec)
 		switch {
 		case err == nil:
+		case errors.Is(err, ipvssync.ErrEnd): // asked first, as most messages have one record
+			return
 		case ipvssync.Skipped(err):
 			continue
 		default:
-			if !errors.Is(err, ipvssync.ErrEnd) {
-				e.counters[TapDamaged]++
-			}
+			e.counters[TapDamaged]++
 			return
 		}
 		if e.rec.Virtual == e.cfg.Tick {
@@ -45,43 +44,42 @@ func (e *Engine) FromTap(now time.Time, b []byte) {
 	}
 }
 
+// Expect prepares for a message that FromTap will be given next or soon, and reports whether there is room to prepare for more of them.
+// It makes FromTap faster and changes nothing else.
+func (e *Engine) Expect(b []byte) bool {
+	msg, err := ipvssync.Parse(b)
+	return err != nil || e.expect(msg)
+}
+
+// expect prepares for the records of a message.
+func (e *Engine) expect(msg ipvssync.Message) bool {
+	room := true
+	for r := msg.Reader(); ; {
+		if err := r.Next(&e.rec); errors.Is(err, ipvssync.ErrEnd) || err != nil && !ipvssync.Skipped(err) {
+			return room
+		}
+		room = e.table.Expect(&e.rec)
+	}
+}
+
 // Flush sends what FromTap has gathered.
 func (e *Engine) Flush() { e.builders.flush() }
 
-// local handles a record of this director's kernel: it has just forwarded a packet of the connection.
-func (e *Engine) local(now time.Time, r *ipvssync.Record) {
-	e.counters[TapRecords]++
-	if !e.mirrored(r) {
-		e.counters[TapFiltered]++
-		return
-	}
-	if e.cfg.DropSequence {
-		r.DropSeq()
-	}
-	r.Normalize()
-	origin, newest, known := e.table.Newest(r)
-	grant := newest.Grant
-	switch {
-	case !known && r.Flags&ipvssync.FlagSync != 0:
-		// Taken over from somebody whose record is not here (this daemon was restarted): above whatever a first owner has.
-		grant = mirror.NewGrant(0, 1)
-	case known && origin != e.self:
-		grant++
-		e.counters[Takeovers]++
-	}
-	e.publish(now, r, grant)
+// Mirrored reports whether --mirror and --mirror_service let a record of this director's kernel through.
+func (e *Engine) Mirrored(r *ipvssync.Record) bool {
+	return r.Virtual != e.cfg.Tick && e.cfg.Filter.Match(r)
 }
 
-// mirrored applies --mirror and --mirror_service.
-func (e *Engine) mirrored(r *ipvssync.Record) bool {
-	if e.cfg.TemplatesOnly && !r.Template() {
+// Match reports whether a record is mirrored.
+func (f *Filter) Match(r *ipvssync.Record) bool {
+	if f.TemplatesOnly && !r.Template() {
 		return false
 	}
-	if len(e.cfg.Services) == 0 {
+	if len(f.Services) == 0 {
 		return true
 	}
-	for i := range e.cfg.Services {
-		if e.cfg.Services[i].matches(r) {
+	for i := range f.Services {
+		if f.Services[i].matches(r) {
 			return true
 		}
 	}
@@ -98,19 +96,6 @@ func (s *Service) matches(r *ipvssync.Record) bool {
 		(s.Virtual.Port() == r.Virtual.Port() || s.Virtual.Port() == 0 || r.Virtual.Port() == 0)
 }
 
-// reclaim handles a taught record of a connection that this kernel has forwarded packets of since the daemon started, before its
-// teacher knew: the connection is live here, and what is taught is older. It is published again above it.
-func (e *Engine) reclaim(now time.Time, r *ipvssync.Record, taught table.Stamp) bool {
-	origin, newest, known := e.table.Newest(r)
-	if !known || origin != e.self || newest.Clock < wall(e.started) || taught.Grant < newest.Grant ||
-		e.synced && taught.Clock >= newest.Clock {
-		return false
-	}
-	cur, _ := e.table.Get(now, r)
-	e.publish(now, &cur.Record, taught.Grant+1)
-	return true
-}
-
 // inject gives the kernel a record that was refreshed age seconds ago. Connections get what remains of their time; a template keeps
 // its timeout, as the kernel starts it anew whenever one of its connections ends.
 func (e *Engine) inject(r *ipvssync.Record, age uint32) {
@@ -121,11 +106,4 @@ func (e *Engine) inject(r *ipvssync.Record, age uint32) {
 	e.cfg.Output.Inject(r)
 	r.Timeout = timeout
 	e.counters[Injected]++
-}
-
-func (e *Engine) name(id peer.ID) string {
-	if n, ok := e.names[id]; ok {
-		return n
-	}
-	return id.String()
 }

@@ -17,7 +17,9 @@ type Table struct {
 	v6      *store[[16]byte]
 	origins []origin
 	index   map[peer.ID]uint16
+	recent  uint16 // of origins: records of one come in a row
 	extras  map[extraKey]extra
+	changes uint32 // entries added and removed: what may make a Slot point elsewhere
 }
 
 type origin struct {
@@ -25,13 +27,15 @@ type origin struct {
 	count int
 }
 
-// extraKey names an entry that has sequence deltas or persistence-engine data. Few have, so they stand apart.
+// extraKey names an entry that has sequence deltas, persistence-engine data or a state beyond a byte. Few have the former and no kernel's
+// connection has the latter, so they stand apart.
 type extraKey struct {
 	v6 bool
 	i  uint32
 }
 
 type extra struct {
+	state          uint16
 	seq            bool
 	in, out        ipvssync.Seq
 	peName, peData string
@@ -41,7 +45,7 @@ type extra struct {
 func New(now time.Time) *Table {
 	return &Table{
 		epoch: now, v4: newStore[[4]byte](0), v6: newStore[[16]byte](0),
-		index: map[peer.ID]uint16{}, extras: map[extraKey]extra{},
+		index: map[peer.ID]uint16{}, extras: map[extraKey]extra{}, changes: 1, // a Slot of 0 is none of this table
 	}
 }
 
@@ -65,6 +69,7 @@ type Outcome uint8
 const (
 	Inserted Outcome = iota // it was not there
 	Replaced                // it was there, with an earlier stamp
+	Moved                   // so it was, and with another real server
 	Stale                   // what is there is the same or later: nothing changed
 	Refused                 // no entry can be made of it: expired, without a stamp, or of too many origins
 )
@@ -82,9 +87,19 @@ func (t *Table) Origin(id peer.ID) int {
 
 func (t *Table) seconds(now time.Time) uint32 { return uint32(max(now.Sub(t.epoch)/time.Second, 0)) }
 
+// secondsUp rounds up: an entry never expires before its time, however often it has been taught with its age in seconds. The digest of a
+// bucket relies on that.
+func (t *Table) secondsUp(now time.Time) uint32 {
+	return uint32(max((now.Sub(t.epoch)+time.Second-1)/time.Second, 0))
+}
+
 // originIndex interns an origin. Origins without entries make room when the numbers run out.
 func (t *Table) originIndex(id peer.ID) (uint16, bool) {
+	if int(t.recent) < len(t.origins) && t.origins[t.recent].id == id {
+		return t.recent, true
+	}
 	if i, ok := t.index[id]; ok {
+		t.recent = i
 		return i, true
 	}
 	i := len(t.origins)
@@ -102,41 +117,50 @@ func (t *Table) originIndex(id peer.ID) (uint16, bool) {
 }
 
 // expirySlack is by how many seconds replicas may differ in when an entry expires: times are whole seconds of each one's own, and an entry
-// that was taught has been rounded twice. Where its time is over already, the next connection of the same ports starts from grant 0.
-const expirySlack = 2
+// that was taught has been rounded up twice. Where its time is over already, the next connection of the same ports starts from grant 0.
+const expirySlack = 3
 
 // Put enters a record that the origin stamped, age seconds ago. It keeps nothing of the memory that r points to.
 func (t *Table) Put(now time.Time, r *ipvssync.Record, from peer.ID, stamp Stamp, age uint32) Outcome {
-	if r.Client.Addr().Is4() {
-		return put(t, t.v4, now, keyOf4(r), r.Real.Addr().As4(), r, from, stamp, age)
+	return t.put(t.Slot(r), now, r, from, stamp, age)
+}
+
+// PutAt is Put of a record whose place was looked up before.
+func (t *Table) PutAt(s Slot, now time.Time, r *ipvssync.Record, from peer.ID, stamp Stamp, age uint32) Outcome {
+	if s.changes != t.changes {
+		s = t.Slot(r)
 	}
-	return put(t, t.v6, now, keyOf6(r), r.Real.Addr().As16(), r, from, stamp, age)
+	return t.put(s, now, r, from, stamp, age)
 }
 
-func keyOf4(r *ipvssync.Record) key[[4]byte] {
-	return key[[4]byte]{r.Client.Addr().As4(), r.Virtual.Addr().As4(), r.Client.Port(), r.Virtual.Port(), r.Protocol, r.Flags&ipvssync.FlagTemplate != 0}
+func (t *Table) put(s Slot, now time.Time, r *ipvssync.Record, from peer.ID, stamp Stamp, age uint32) Outcome {
+	if s.v6 {
+		return put(t, t.v6, s, now, keyOf6, r.Real.Addr().As16(), r, from, stamp, age)
+	}
+	return put(t, t.v4, s, now, keyOf4, r.Real.Addr().As4(), r, from, stamp, age)
 }
 
-func keyOf6(r *ipvssync.Record) key[[16]byte] {
-	return key[[16]byte]{r.Client.Addr().As16(), r.Virtual.Addr().As16(), r.Client.Port(), r.Virtual.Port(), r.Protocol, r.Flags&ipvssync.FlagTemplate != 0}
-}
-
-func put[A address](t *Table, s *store[A], now time.Time, k key[A], real A, r *ipvssync.Record, from peer.ID, stamp Stamp, age uint32) Outcome {
+func put[A address](t *Table, s *store[A], at Slot, now time.Time, keyOf func(*ipvssync.Record) key[A], real A, r *ipvssync.Record,
+	from peer.ID, stamp Stamp, age uint32) Outcome {
 	oi, ok := t.originIndex(from)
-	if !ok || r.Timeout <= age || stamp.Clock == 0 {
+	if !ok || r.Timeout <= age || stamp.Clock == 0 || stamp.Clock > MaxClock {
 		return Refused
 	}
-	expires := t.seconds(now) + min(r.Timeout-age, 1<<30)
-	h := s.hash(&k)
-	i, out := s.find(&k, h), Replaced
+	expires := t.secondsUp(now) + min(r.Timeout-age, 1<<30)
+	i, out := at.i, Replaced
 	if i == none {
-		i, out = s.insert(&k, h), Inserted
+		k := keyOf(r)
+		i, out = s.insert(&k, at.hash, BucketOf(r)), Inserted
 		t.origins[oi].count++
+		t.changes++
 	} else {
 		e := s.at(i)
 		if stamp.Compare(from, Stamp{mirror.Grant(e.grant), e.clock}, t.origins[e.origin].id) <= 0 &&
 			(stamp.Clock <= e.clock || e.expires > t.seconds(now)+expirySlack) {
 			return Stale
+		}
+		if e.real != real || e.realPort != r.Real.Port() {
+			out = Moved
 		}
 		if e.origin != oi {
 			t.origins[e.origin].count--
@@ -145,62 +169,40 @@ func put[A address](t *Table, s *store[A], now time.Time, k key[A], real A, r *i
 	}
 	e := s.at(i)
 	if out == Inserted || e.expires != expires {
-		if out == Replaced {
+		if out != Inserted {
 			s.unlink(i)
 		}
 		e.expires = expires
 		s.link(i)
 	}
 	e.origin, e.real, e.realPort = oi, real, r.Real.Port()
-	e.state, e.flags, e.fwmark, e.timeout = r.State, r.Flags, r.Fwmark, r.Timeout
+	e.state, e.flags, e.fwmark, e.timeout = uint8(r.State), r.Flags, r.Fwmark, r.Timeout
 	e.grant, e.clock = uint64(stamp.Grant), stamp.Clock
-	t.putExtra(extraKey{len(real) == 16, i}, r)
+	if extras := r.HasSeq || len(r.PEName) > 0 || len(r.PEData) > 0 || r.State > 0xff; extras || e.extras {
+		e.extras = extras
+		t.putExtra(extraKey{len(real) == 16, i}, extras, r)
+	}
 	return out
 }
 
-func (t *Table) putExtra(k extraKey, r *ipvssync.Record) {
-	if r.HasSeq || len(r.PEName) > 0 || len(r.PEData) > 0 {
-		t.extras[k] = extra{seq: r.HasSeq, in: r.In, out: r.Out, peName: string(r.PEName), peData: string(r.PEData)}
-	} else if len(t.extras) > 0 {
+func (t *Table) putExtra(k extraKey, extras bool, r *ipvssync.Record) {
+	if !extras {
 		delete(t.extras, k)
+		return
 	}
+	t.extras[k] = extra{state: r.State, seq: r.HasSeq, in: r.In, out: r.Out, peName: string(r.PEName), peData: string(r.PEData)}
 }
 
 // Get returns the entry with the key of r.
 func (t *Table) Get(now time.Time, r *ipvssync.Record) (Entry, bool) {
-	if r.Client.Addr().Is4() {
-		k := keyOf4(r)
-		return get(t, t.v4, now, &k)
-	}
-	k := keyOf6(r)
-	return get(t, t.v6, now, &k)
-}
-
-func get[A address](t *Table, s *store[A], now time.Time, k *key[A]) (Entry, bool) {
-	i := s.find(k, s.hash(k))
-	if i == none {
+	s := t.Slot(r)
+	switch {
+	case s.i == none:
 		return Entry{}, false
+	case s.v6:
+		return export(t, t.v6, now, s.i), true
 	}
-	return export(t, s, now, i), true
-}
-
-// Newest returns origin and stamp of the entry with the key of r: what an update of it must beat.
-func (t *Table) Newest(r *ipvssync.Record) (peer.ID, Stamp, bool) {
-	if r.Client.Addr().Is4() {
-		k := keyOf4(r)
-		return newest(t, t.v4, &k)
-	}
-	k := keyOf6(r)
-	return newest(t, t.v6, &k)
-}
-
-func newest[A address](t *Table, s *store[A], k *key[A]) (peer.ID, Stamp, bool) {
-	i := s.find(k, s.hash(k))
-	if i == none {
-		return 0, Stamp{}, false
-	}
-	e := s.at(i)
-	return t.origins[e.origin].id, Stamp{mirror.Grant(e.grant), e.clock}, true
+	return export(t, t.v4, now, s.i), true
 }
 
 func addrOf[A address](a A) netip.Addr {
@@ -218,7 +220,7 @@ func export[A address](t *Table, s *store[A], now time.Time, i uint32) Entry {
 	e := s.at(i)
 	out := Entry{
 		Record: ipvssync.Record{
-			Protocol: e.protocol, Flags: e.flags, State: e.state, Timeout: e.timeout, Fwmark: e.fwmark,
+			Protocol: e.protocol, Flags: e.flags, State: uint16(e.state), Timeout: e.timeout, Fwmark: e.fwmark,
 			Client:  netip.AddrPortFrom(addrOf(e.client), e.clientPort),
 			Virtual: netip.AddrPortFrom(addrOf(e.virtual), e.virtualPort),
 			Real:    netip.AddrPortFrom(addrOf(e.real), e.realPort),
@@ -227,13 +229,12 @@ func export[A address](t *Table, s *store[A], now time.Time, i uint32) Entry {
 		Stamp:  Stamp{mirror.Grant(e.grant), e.clock},
 	}
 	if sec := t.seconds(now); e.expires > sec {
-		out.Remaining = time.Duration(e.expires-sec) * time.Second
+		out.Remaining = time.Duration(min(e.expires-sec, e.timeout)) * time.Second
 	}
-	if len(t.extras) > 0 {
-		if x, ok := t.extras[extraKey{len(e.real) == 16, i}]; ok {
-			out.Record.HasSeq, out.Record.In, out.Record.Out = x.seq, x.in, x.out
-			out.Record.PEName, out.Record.PEData = []byte(x.peName), []byte(x.peData)
-		}
+	if e.extras {
+		x := t.extras[extraKey{len(e.real) == 16, i}]
+		out.Record.State, out.Record.HasSeq, out.Record.In, out.Record.Out = x.state, x.seq, x.in, x.out
+		out.Record.PEName, out.Record.PEData = []byte(x.peName), []byte(x.peData)
 	}
 	return out
 }
@@ -262,6 +263,7 @@ func (t *Table) Walk(now time.Time, c Cursor, limit int, fn func(*Entry) bool) C
 }
 
 func walk[A address](t *Table, s *store[A], now time.Time, i uint32, limit int, fn func(*Entry) bool) (uint32, int, bool) {
+	var e Entry // one for all visits, as fn makes it escape
 	for i = max(i, 1); i < s.used; i++ {
 		if limit--; limit < 0 {
 			return i, 0, true
@@ -269,7 +271,7 @@ func walk[A address](t *Table, s *store[A], now time.Time, i uint32, limit int, 
 		if s.at(i).clock == 0 { // unused: no stamp has clock 0, Clock.Next starts at 1
 			continue
 		}
-		e := export(t, s, now, i)
+		e = export(t, s, now, i)
 		if !fn(&e) {
 			return i + 1, 0, true
 		}
@@ -280,14 +282,15 @@ func walk[A address](t *Table, s *store[A], now time.Time, i uint32, limit int, 
 // Expire removes the entries whose time is over and returns how many.
 func (t *Table) Expire(now time.Time) int {
 	sec, before := t.seconds(now), t.Len()
-	t.v4.sweep(sec, func(i uint32, e *entry[[4]byte]) { t.gone(extraKey{false, i}, e.origin) })
-	t.v6.sweep(sec, func(i uint32, e *entry[[16]byte]) { t.gone(extraKey{true, i}, e.origin) })
+	t.v4.sweep(sec, func(i uint32, e *entry[[4]byte]) { t.gone(extraKey{false, i}, e.origin, e.extras) })
+	t.v6.sweep(sec, func(i uint32, e *entry[[16]byte]) { t.gone(extraKey{true, i}, e.origin, e.extras) })
 	return before - t.Len()
 }
 
-func (t *Table) gone(k extraKey, origin uint16) {
+func (t *Table) gone(k extraKey, origin uint16, extras bool) {
+	t.changes++
 	t.origins[origin].count--
-	if len(t.extras) > 0 {
+	if extras {
 		delete(t.extras, k)
 	}
 }

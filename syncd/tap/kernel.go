@@ -151,6 +151,7 @@ func (k *Kernel) open() (err error) {
 	if k.TUN, err = NewTUN(dev, k.cfg.Local, udpTable, k.cfg.Log); err != nil {
 		return errors.Join(err, dev.Close())
 	}
+	k.receivers.own = ownSockets
 	if err := k.startThreads(!dev.Reattached()); err != nil {
 		return err
 	}

@@ -1,9 +1,12 @@
 package tap
 
 import (
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
+
+	"saru/proto/ipvssync"
 )
 
 // Memory is a tap without a kernel. Messages come from Report and go to a function.
@@ -62,10 +65,33 @@ func (m *Memory) Inject(msg []byte) error { m.injected(msg); return nil }
 // Queued is Tap.Queued: whatever is injected has been taken.
 func (m *Memory) Queued() (uint64, uint64, error) { return 0, 0, nil }
 
-// Tick is Tap.Tick.
+// memoryLocal is the address of a Memory's tick service, the default of a Kernel's.
+var memoryLocal = netip.MustParseAddr("169.254.81.1")
+
+// Tick is Tap.Tick: the two records come back at once, unless nobody reads.
 func (m *Memory) Tick(n uint16) error {
 	if m.ticked != nil {
 		m.ticked(n)
+	}
+	var b ipvssync.Builder
+	b.Reset(nil, 0, 0)
+	for _, state := range []uint16{ipvssync.TCPTimeWait, ipvssync.TCPClose} {
+		err := b.Add(&ipvssync.Record{
+			Protocol: protoTCP, State: state, Timeout: 10, Flags: ipvssync.FlagInactive,
+			Client:  netip.AddrPortFrom(memoryLocal.Next(), tickClientPort+n%TickPorts),
+			Virtual: netip.AddrPortFrom(memoryLocal, port), Real: netip.AddrPortFrom(memoryLocal.Next(), port),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	msg, err := b.Finish()
+	if err != nil {
+		return err
+	}
+	select {
+	case m.reports <- msg:
+	default:
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ type procSocket struct {
 	queued        uint64 // bytes in the receive queue, as sk_buff truesize
 	drops         uint64
 	uid           uint64
+	inode         uint64
 }
 
 // readSockets reads the UDP sockets of this network namespace.
@@ -40,11 +41,12 @@ func readSockets(path string, fn func(procSocket) bool) error {
 		if !ok1 || !ok2 || !ok3 {
 			continue
 		}
-		var e1, e2, e3 error
+		var e1, e2, e3, e4 error
 		s.queued, e1 = strconv.ParseUint(string(rx), 16, 64)
 		s.uid, e2 = strconv.ParseUint(string(f[7]), 10, 32)
 		s.drops, e3 = strconv.ParseUint(string(f[12]), 10, 64)
-		if e1 != nil || e2 != nil || e3 != nil {
+		s.inode, e4 = strconv.ParseUint(string(f[9]), 10, 64)
+		if e1 != nil || e2 != nil || e3 != nil || e4 != nil {
 			continue
 		}
 		if !fn(s) {

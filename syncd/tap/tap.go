@@ -39,7 +39,8 @@ type Tap interface {
 	// buffer: look at Queued now and then. The tap sets the message's syncid.
 	Inject(msg []byte) error
 	// Queued returns how many bytes of what was injected the kernel has not yet looked at, as it counts them (sk_buff truesize), and
-	// how many messages it has dropped since the thread was started.
+	// how many messages it has dropped; a thread that was started anew counts as one more, as what was injected meanwhile is lost.
+	// ErrNoThread: nobody takes what is injected.
 	Queued() (queued, dropped uint64, err error)
 	// Tick makes the kernel report a connection of the tap's own, number n, twice, so that it gives out what it has reported before:
 	// it holds each record until the next one.

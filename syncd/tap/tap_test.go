@@ -81,9 +81,9 @@ func TestReadSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []procSocket{
-		{local: netip.MustParseAddrPort("169.254.81.1:50892"), remote: group},
-		{local: group, remote: netip.MustParseAddrPort("0.0.0.0:0"), queued: 0x1200, drops: 42},
-		{local: netip.MustParseAddrPort("0.0.0.0:68"), remote: netip.MustParseAddrPort("0.0.0.0:0"), drops: 7, uid: 1000},
+		{local: netip.MustParseAddrPort("169.254.81.1:50892"), remote: group, inode: 17},
+		{local: group, remote: netip.MustParseAddrPort("0.0.0.0:0"), queued: 0x1200, drops: 42, inode: 16},
+		{local: netip.MustParseAddrPort("0.0.0.0:68"), remote: netip.MustParseAddrPort("0.0.0.0:0"), drops: 7, uid: 1000, inode: 15},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("sockets %+v", got)

@@ -194,12 +194,32 @@ func (k *Kernel) Mend() ([]Service, error) {
 		}
 		k.cfg.Log.Warn("kernel threads started again: somebody had stopped them", "running", len(running))
 	}
-	list, err := k.services.Services()
+	out, ticks, err := k.list()
 	if err != nil {
 		return nil, err
 	}
-	var out []Service
-	ticks := false
+	if !ticks {
+		if err := k.addTickService(); err != nil {
+			return nil, err
+		}
+		tick, _ := k.cfg.tick()
+		k.cfg.Log.Warn("the tick's virtual service was added again: somebody had removed it", "service", tick)
+	}
+	return out, nil
+}
+
+// Services returns the virtual services without the tick's.
+func (k *Kernel) Services() ([]Service, error) {
+	out, _, err := k.list()
+	return out, err
+}
+
+// list returns the virtual services without the tick's, and whether that is there.
+func (k *Kernel) list() (out []Service, ticks bool, err error) {
+	list, err := k.services.Services()
+	if err != nil {
+		return nil, false, err
+	}
 	tick, _ := k.cfg.tick()
 	for _, s := range list {
 		if s.Key() == tick.Key() {
@@ -211,15 +231,9 @@ func (k *Kernel) Mend() ([]Service, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		out = append(out, Service{s, dests})
 	}
-	if !ticks {
-		if err := k.addTickService(); err != nil {
-			return nil, err
-		}
-		k.cfg.Log.Warn("the tick's virtual service was added again: somebody had removed it", "service", tick)
-	}
-	return out, nil
+	return out, ticks, nil
 }

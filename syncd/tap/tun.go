@@ -23,6 +23,8 @@ type TUN struct {
 	syncID  atomic.Uint32 // of the backup thread
 	ignored atomic.Uint64 // packets that are not messages of the master thread
 
+	receivers receivers // which socket is the backup thread's
+
 	// Used by Read only.
 	master   netip.AddrPort // the master thread's socket
 	refused  netip.AddrPort // the latest source that is not
@@ -123,15 +125,7 @@ func (t *TUN) Inject(msg []byte) error {
 }
 
 // Queued is Tap.Queued.
-func (t *TUN) Queued() (queued, dropped uint64, err error) {
-	err = readSockets(t.proc, func(s procSocket) bool {
-		if s.local == group && s.uid == 0 {
-			queued, dropped = max(queued, s.queued), max(dropped, s.drops)
-		}
-		return true
-	})
-	return queued, dropped, err
-}
+func (t *TUN) Queued() (queued, dropped uint64, err error) { return t.receivers.queued(t.proc) }
 
 // Tick is Tap.Tick. It plays a client of the tick's service: SYN makes a connection, FIN and RST each change its state, and each
 // change makes the kernel report it at once (ip_vs_sync.c, ip_vs_sync_conn_needed: "force").

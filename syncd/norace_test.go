@@ -1,0 +1,5 @@
+//go:build !race
+
+package syncd
+
+const raceEnabled = false

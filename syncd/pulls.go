@@ -1,0 +1,128 @@
+package syncd
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"saru/lib/peer"
+	"saru/syncd/engine"
+	"saru/syncd/table"
+	"saru/syncd/transfer"
+)
+
+const (
+	// dialTime is how long the way to a teacher may take: it is on the same segment.
+	dialTime = 2 * time.Second
+	// learnWait is how many messages may wait for the kernel before a teacher is read on.
+	learnWait = injectLimit
+)
+
+// replica is the engine as sessions see it. It implements transfer.Source.
+type replica struct{ m *Mirrorer }
+
+func (r replica) Digests(cut uint64, buckets []uint16, dst []transfer.Digest) []transfer.Digest {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	for _, b := range buckets {
+		sum, count := r.m.engine.Digest(b, cut)
+		dst = append(dst, transfer.Digest{Bucket: b, Count: count, Sum: sum})
+	}
+	return dst
+}
+
+func (r replica) Bucket(bucket uint16, fn func(*table.Entry) bool) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.m.engine.Bucket(time.Now(), bucket, fn)
+}
+
+func (r replica) State() transfer.State {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	e := r.m.engine
+	return transfer.State{Node: peer.IDOf(e.Node()), Incarnation: e.Incarnation(), Synced: e.Synced(), Entries: uint64(e.Len())}
+}
+
+func (r replica) OriginName(id peer.ID) string {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	return r.m.engine.OriginName(id)
+}
+
+// learn enters what a teacher sends, no faster than the kernel takes it, by a method of the engine.
+func (r replica) learn(ctx context.Context, enter func(e *engine.Engine, now time.Time, entries []table.Entry, names map[peer.ID]string),
+) func([]table.Entry, map[peer.ID]string) {
+	return func(entries []table.Entry, names map[peer.ID]string) {
+		r.m.inject.wait(ctx, learnWait)
+		r.m.stall.wait(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.m.mu.Lock()
+		defer r.m.mu.Unlock()
+		enter(r.m.engine, time.Now(), entries, names)
+	}
+}
+
+func (r replica) cut() (cut uint64) {
+	r.m.With(func(e *engine.Engine) { cut = e.Cut(time.Now()) })
+	return cut
+}
+
+// hold holds the session that the engine asked for.
+func (m *Mirrorer) hold(ctx context.Context, p engine.Pull) {
+	purpose := transfer.Audit
+	if p.Purpose == engine.PullJoin {
+		purpose = transfer.Join
+	}
+	res, err := m.pull(ctx, p.Teacher, purpose, replica{m}.learn(ctx, (*engine.Engine).Pulled), nil)
+	if ctx.Err() != nil {
+		return
+	}
+	m.With(func(e *engine.Engine) {
+		e.PullEnded(time.Now(), engine.PullResult{
+			Complete: res.Complete, Busy: errors.Is(err, transfer.ErrBusy), Entries: res.Entries, Differing: len(res.Buckets),
+		}, err)
+	})
+}
+
+// pull connects to a teacher and pulls from it.
+func (m *Mirrorer) pull(ctx context.Context, t engine.Teacher, purpose transfer.Purpose, learn func([]table.Entry, map[peer.ID]string),
+	progress func(done, total uint64),
+) (transfer.Result, error) {
+	conn, err := m.dial(ctx, "tcp", dialAddress(t.Addr, t.Link))
+	if err != nil {
+		return transfer.Result{}, err
+	}
+	r := replica{m}
+	self := r.State()
+	return transfer.Pull(ctx, conn, transfer.Config{
+		Node: self.Node, Incarnation: self.Incarnation, Auth: m.sessionAuth(), Counters: &m.pulled,
+	}, transfer.Request{
+		Purpose: purpose, Expect: transfer.Teacher{Node: t.ID, Incarnation: t.Incarnation},
+		Own: r.Digests, Cut: r.cut, BucketOf: table.BucketOf, Learn: learn, Progress: progress,
+	})
+}
+
+// sessionAuth is who is believed in sessions: as with datagrams.
+func (m *Mirrorer) sessionAuth() (a transfer.Auth) {
+	m.With(func(e *engine.Engine) {
+		ring, auth := e.Keys()
+		a = transfer.Auth{
+			Group: m.group, Ring: ring, Sign: ring != nil && auth != engine.ReceiveOnly, RequireSigned: ring != nil && auth == engine.Enforce,
+		}
+	})
+	return a
+}
+
+// dialAddress is where a peer teaches, seen from here: a link-local address is of the link that the peer was heard by.
+func dialAddress(at netip.AddrPort, link string) string {
+	if a := at.Addr(); a.Is6() && a.IsLinkLocalUnicast() {
+		return net.JoinHostPort(a.WithZone(link).String(), strconv.Itoa(int(at.Port())))
+	}
+	return at.String()
+}
