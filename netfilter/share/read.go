@@ -1,0 +1,127 @@
+package share
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+// State is what the kernel's table holds.
+type State struct {
+	// Owned are the buckets of the set, as Apply takes them.
+	Owned []uint64
+	// Lease and Fence are what remains of them; 0: there is none.
+	Lease, Fence time.Duration
+	Virtuals     []VirtualState
+	// Inside and InsideForeign count packets of real servers.
+	Inside, InsideForeign Count
+	// Protected: nobody else can change the table.
+	Protected bool
+}
+
+// VirtualState are the counters of a virtual address.
+type VirtualState struct {
+	Address netip.Addr
+	// Own packets were accepted, Foreign ones dropped, Late ones dropped because IPVS did not take them.
+	Own, Foreign, Late Count
+}
+
+// Count is a counter.
+type Count struct{ Packets, Bytes uint64 }
+
+// Read reads the table.
+func (f *Filter) Read() (State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return State{}, os.ErrClosed
+	}
+	st, err := f.read()
+	if err != nil {
+		return st, err
+	}
+	counts, err := f.counters()
+	if err != nil {
+		return st, err
+	}
+	for _, v := range f.cfg.Virtuals {
+		st.Virtuals = append(st.Virtuals, VirtualState{
+			Address: v.Address, Own: counts[named("own", v.Address)], Foreign: counts[named("foreign", v.Address)], Late: counts[named("late", v.Address)],
+		})
+	}
+	st.Inside, st.InsideForeign = counts[counterIn], counts[counterInForeign]
+	return st, nil
+}
+
+func (f *Filter) counters() (map[string]Count, error) {
+	c, err := reader(f.namespace)
+	if err != nil {
+		return nil, err
+	}
+	objs, err := c.GetObjects(f.content.table)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables counters: %w", err)
+	}
+	counts := map[string]Count{}
+	for _, o := range objs {
+		if o, ok := o.(*nftables.CounterObj); ok {
+			counts[o.Name] = Count{o.Packets, o.Bytes}
+		}
+	}
+	return counts, nil
+}
+
+// read reads the sets.
+func (f *Filter) read() (State, error) {
+	st := State{Protected: f.flags != 0}
+	var err error
+	if st.Owned, err = f.readOwned(); err != nil {
+		return st, err
+	}
+	for _, s := range []struct {
+		name string
+		to   *time.Duration
+	}{{setLease, &st.Lease}, {setFence, &st.Fence}} {
+		elements, err := f.elements(s.name)
+		if err != nil {
+			return st, err
+		}
+		for _, e := range elements {
+			*s.to = max(*s.to, e.Expires)
+		}
+	}
+	return st, nil
+}
+
+func (f *Filter) elements(name string) ([]nftables.SetElement, error) {
+	c, err := reader(f.namespace)
+	if err != nil {
+		return nil, err
+	}
+	elements, err := c.GetSetElements(f.set(name))
+	if err != nil {
+		return nil, fmt.Errorf("list nftables set %s: %w", name, err)
+	}
+	return elements, nil
+}
+
+func (f *Filter) readOwned() ([]uint64, error) {
+	elements, err := f.elements(setOwned)
+	if err != nil {
+		return nil, err
+	}
+	owned := make([]uint64, f.words())
+	for _, e := range elements {
+		if len(e.Key) != 4 {
+			continue
+		}
+		if b := binary.NativeEndian.Uint32(e.Key); b < f.cfg.Function.Buckets {
+			owned[b/64] |= 1 << (b % 64)
+		}
+	}
+	return owned, nil
+}
