@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"saru/saru"
 	"saru/syncd"
 )
 
@@ -56,56 +57,96 @@ func same(t *testing.T, file string, documented, existing []string) {
 	}
 }
 
-func TestSyncd(t *testing.T) {
-	all := append(options(syncd.Flags(), func(*pflag.Flag) bool { return true }), "help")
-	same(t, "syncd.8", names(t, "syncd.8", `(?m)^\.It Fl -(\w+)`), all)
-	// Those that are only mentioned must exist as well.
-	for _, name := range names(t, "syncd.8", `Fl -(\w+)`) {
-		if !slices.Contains(all, name) {
-			t.Errorf("syncd.8 mentions --%s, which does not exist", name)
+// daemon is a program with a manual, and one of its configuration.
+type daemon struct {
+	name        string
+	flags       *pflag.FlagSet
+	commandLine []string // options that no file may have
+	// words are what the program shows as nothing, and the manual in words.
+	words map[string]string
+	// choices are values that the completion offers for one option.
+	choices []string
+}
+
+func daemons() []daemon {
+	return []daemon{
+		{
+			"syncd", syncd.Flags(), []string{"config", "check", "cleanup"},
+			map[string]string{
+				"debug": "off", "insecure": "off", "interface": "required", "join": "own address:8848", "metrics": "off",
+				"mirror_service": "every service", "node": "host name",
+			},
+			[]string{
+				strings.Join([]string{syncd.SysctlApply, syncd.SysctlCheck, syncd.SysctlOff}, " "),
+				strings.Join([]string{syncd.AuthEnforce, syncd.AuthPermissive, syncd.AuthReceiveOnly}, " "),
+				strings.Join([]string{syncd.MirrorAll, syncd.MirrorTemplates}, " "),
+			},
+		},
+		{
+			"saru", saru.Flags(), []string{"config", "check", "cleanup", "close", "open"},
+			map[string]string{
+				"debug": "off", "expect": "unknown", "insecure": "off", "inside": "none", "interface": "required", "mac": "none", "masquerade": "none",
+				"metrics": "off", "node": "host name", "partition": "by their number", "ping_node": "none", "virtual": "required",
+			},
+			[]string{strings.Join([]string{saru.PartitionQuorum, saru.PartitionAvailable}, " "), saru.MACExternal},
+		},
+	}
+}
+
+// every returns the names of all options of the program.
+func (d daemon) every() []string {
+	return append(options(d.flags, func(*pflag.Flag) bool { return true }), "help")
+}
+
+func TestOptions(t *testing.T) {
+	for _, d := range daemons() {
+		file := d.name + ".8"
+		same(t, file, names(t, file, `(?m)^\.It Fl -(\w+)`), d.every())
+		// Those that are only mentioned must exist as well.
+		for _, name := range names(t, file, `Fl -(\w+)`) {
+			if !slices.Contains(d.every(), name) {
+				t.Errorf("%s mentions --%s, which does not exist", file, name)
+			}
 		}
 	}
 }
 
-func TestSyncdConf(t *testing.T) {
-	inFile := options(syncd.Flags(), func(f *pflag.Flag) bool {
-		return !slices.Contains([]string{"config", "check", "cleanup"}, f.Name)
-	})
-	same(t, "syncd.conf.5", names(t, "syncd.conf.5", `(?m)^\.It Ic (\w+)`), inFile)
+func TestConfiguration(t *testing.T) {
+	for _, d := range daemons() {
+		inFile := options(d.flags, func(f *pflag.Flag) bool { return !slices.Contains(d.commandLine, f.Name) })
+		file := d.name + ".conf.5"
+		same(t, file, names(t, file, `(?m)^\.It Ic (\w+)`), inFile)
+	}
 }
 
-// TestDefaults holds the defaults of syncd.conf(5) to those of the program.
+// TestDefaults holds the defaults of the manuals of configurations to those of the programs.
 func TestDefaults(t *testing.T) {
-	text, err := os.ReadFile("syncd.conf.5")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// What the program shows as nothing, and the manual in words.
-	words := map[string]string{
-		"debug": "off", "insecure": "off", "interface": "required", "metrics": "off",
-		"mirror_service": "every service", "node": "host name",
-	}
-	syncd.Flags().VisitAll(func(f *pflag.Flag) {
-		m := regexp.MustCompile(`(?m)^\.It Ic ` + f.Name + ` Ta .* Ta (.*)$`).FindSubmatch(text)
-		if m == nil {
-			return // TestSyncdConf tells
+	for _, d := range daemons() {
+		text, err := os.ReadFile(d.name + ".conf.5")
+		if err != nil {
+			t.Fatal(err)
 		}
-		if want := cmp.Or(words[f.Name], f.DefValue); string(m[1]) != want {
-			t.Errorf("default of %s is documented as %q, want %q", f.Name, m[1], want)
-		}
-	})
+		d.flags.VisitAll(func(f *pflag.Flag) {
+			m := regexp.MustCompile(`(?m)^\.It Ic ` + f.Name + ` Ta .* Ta (.*)$`).FindSubmatch(text)
+			if m == nil {
+				return // TestConfiguration tells
+			}
+			if want := cmp.Or(d.words[f.Name], f.DefValue); string(m[1]) != want {
+				t.Errorf("%s: default of %s is documented as %q, want %q", d.name, f.Name, m[1], want)
+			}
+		})
+	}
 }
 
-// TestCompletion holds the list of options in syncd's shell completion to the program.
+// TestCompletion holds the lists of options in the daemons' shell completions to the programs.
 func TestCompletion(t *testing.T) {
-	const file = "../packaging/completion/syncd.bash"
-	all := append(options(syncd.Flags(), func(*pflag.Flag) bool { return true }), "help")
-	same(t, file, names(t, file, `--(\w+)`), all)
-	for _, list := range []string{strings.Join([]string{syncd.SysctlApply, syncd.SysctlCheck, syncd.SysctlOff}, " "),
-		strings.Join([]string{syncd.AuthEnforce, syncd.AuthPermissive, syncd.AuthReceiveOnly}, " "),
-		strings.Join([]string{syncd.MirrorAll, syncd.MirrorTemplates}, " ")} {
-		if len(names(t, file, `words="(`+regexp.QuoteMeta(list)+`)"`)) != 1 {
-			t.Errorf("%s does not offer %q", file, list)
+	for _, d := range daemons() {
+		file := "../packaging/completion/" + d.name + ".bash"
+		same(t, file, names(t, file, `--(\w+)`), d.every())
+		for _, list := range d.choices {
+			if len(names(t, file, `words="(`+regexp.QuoteMeta(list)+`)"`)) != 1 {
+				t.Errorf("%s does not offer %q", file, list)
+			}
 		}
 	}
 }

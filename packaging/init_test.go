@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,16 +13,16 @@ import (
 	"time"
 )
 
-// fakeSyncd behaves as the init script sees the daemon: it makes its socket (a file
-// here), notes that it was told to clean up, and ends on SIGTERM. What FILE holds
-// makes it misbehave.
-const fakeSyncd = `#!/bin/sh
+// fakeDaemon behaves as the init script sees a daemon: it makes its socket (a file
+// here), notes that it was told to clean up, and ends on SIGTERM. What the file "mode"
+// holds makes it misbehave.
+const fakeDaemon = `#!/bin/sh
 dir=%[1]q
 for arg; do
 	[ "$arg" != --cleanup ] || { echo cleanup >>"$dir/log"; rm -f "$dir/socket"; exit 0; }
 done
 case $(cat "$dir/mode" 2>/dev/null) in
-refuse) echo 'syncd: --interface "eth9": no such interface' >&2; exit 2 ;;
+refuse) echo '%[2]s: --interface "eth9": no such interface' >&2; exit 2 ;;
 deaf) trap '' TERM ;;
 *) trap 'rm -f "$dir/socket"; exit 0' TERM ;;
 esac
@@ -42,36 +43,46 @@ exit 1
 // initScript is an installed init script with a fake daemon.
 type initScript struct {
 	t      *testing.T
+	name   string // of the daemon
 	shell  []string
 	path   string // of its programs
 	dir    string
 	script string
 }
 
-func newInitScript(t *testing.T, shell []string, path string) *initScript {
+func newInitScript(t *testing.T, name string, shell []string, path string) *initScript {
 	dir := t.TempDir()
-	s := &initScript{t: t, shell: shell, path: path, dir: dir, script: filepath.Join(dir, "etc/init.d/syncd")}
+	s := &initScript{t: t, name: name, shell: shell, path: path, dir: dir, script: filepath.Join(dir, "etc/init.d", name)}
 	install(t, "PREFIX="+dir+"/usr", "SYSCONFDIR="+dir+"/etc", "RUNDIR="+dir+"/run")
-	s.write("usr/sbin/syncd", fmt.Sprintf(fakeSyncd, dir), 0o755)
+	s.write("usr/sbin/"+name, fmt.Sprintf(fakeDaemon, dir, name), 0o755)
 	s.write("usr/sbin/saructl", fmt.Sprintf(fakeSaructl, dir), 0o755)
-	s.write("etc/saru/syncd.conf", "interface eth0\n  control\t"+dir+"/socket # here\n", 0o644)
-	s.write("etc/default/syncd", "SYNCD_OPTIONS='--debug --node d1'\nSYNCD_STOP_TIMEOUT=1\n", 0o644)
+	s.write("etc/saru/"+name+".conf", "interface eth0\n  control\t"+dir+"/socket # here\n", 0o644)
+	settings := strings.ToUpper(name)
+	s.write("etc/default/"+name, settings+"_OPTIONS='--debug --node d1'\n"+settings+"_STOP_TIMEOUT=1\n", 0o644)
 	// The script insists on root, whom the fakes do not need.
 	s.write("fake/id", "#!/bin/sh\necho 0\n", 0o755)
 	path = filepath.Join(dir, "fake") + ":" + path
 	s.path = path
-	// The script sets PATH for the boot; the test decides what is found.
-	text, err := os.ReadFile(s.script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.write("etc/init.d/syncd", strings.Replace(string(text), "\nPATH=", "\nPATH="+path+" # ", 1), 0o755)
+	s.setPath(s.script)
 	t.Cleanup(func() {
 		if pid := s.pid(); pid > 0 {
 			syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 		}
 	})
 	return s
+}
+
+// setPath changes a script, which sets PATH for the boot: the test decides what is found.
+func (s *initScript) setPath(script string) {
+	s.t.Helper()
+	text, err := os.ReadFile(script)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "\nPATH=", "\nPATH="+s.path+" # ", 1)
+	if err := os.WriteFile(script, []byte(changed), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *initScript) write(name, text string, mode os.FileMode) {
@@ -95,7 +106,7 @@ func (s *initScript) read(name string) string {
 
 // pid returns the number in the pid file, 0 if there is none.
 func (s *initScript) pid() int {
-	n, err := strconv.Atoi(strings.TrimSpace(s.read("run/saru/syncd.pid")))
+	n, err := strconv.Atoi(strings.TrimSpace(s.read("run/saru/" + s.name + ".pid")))
 	if err != nil {
 		return 0
 	}
@@ -165,6 +176,11 @@ func tools(t *testing.T, names ...string) string {
 // TestInitScript runs the whole life of a daemon. (With the real
 // one and with busybox it runs in the lab.)
 func TestInitScript(t *testing.T) {
+	// Under nohup SIGHUP is ignored, what is started here inherits that, and a shell cannot trap what it found ignored (POSIX, trap).
+	// What Go catches is set back to its default in its children.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	type environment struct {
 		name  string
 		shell []string
@@ -183,61 +199,94 @@ func TestInitScript(t *testing.T) {
 		}
 		all = append(all, environment{"busybox", []string{busybox, "sh"}, folder})
 	}
-	for _, tt := range all {
-		t.Run(tt.name, func(t *testing.T) {
-			s := newInitScript(t, tt.shell, tt.path)
-			s.want("status", 3, "is not running")
-			s.want("stop", 0, "is not running")
-			s.want("reload", 7, "is not running")
-			s.want("nonsense", 2, "Usage:")
-			s.log("")
-
-			s.want("start", 0, "started")
-			s.log("start --debug --node d1\n")
-			first := s.pid()
-			s.want("start", 0, "is running already")
-			s.want("status", 0, "synced no")
-			if asked := s.read("asked"); asked != "--control "+s.dir+"/socket sync status\n" {
-				t.Errorf("saructl was asked %q", asked)
+	// A group ends when all of it has ended; the signal is caught for as long.
+	t.Run("each", func(t *testing.T) {
+		for _, tt := range all {
+			for daemon, status := range map[string]string{"syncd": "sync status", "saru": "status"} {
+				t.Run(daemon+" with "+tt.name, func(t *testing.T) {
+					t.Parallel()
+					newInitScript(t, daemon, tt.shell, tt.path).life(status)
+				})
 			}
-			s.want("reload", 0, "")
-			s.log("reload\n")
-			s.want("force-reload", 0, "")
-			s.log("reload\n")
-			s.want("restart", 0, "started")
-			s.log("start --debug --node d1\n")
-			if second := s.pid(); second == first || second == 0 {
-				t.Errorf("process %d became %d with restart", first, second)
-			}
-			s.want("stop", 0, "stopped")
-			s.log("")
-			if entries, err := os.ReadDir(filepath.Join(s.dir, "run/saru")); err != nil || len(entries) > 0 {
-				t.Errorf("left behind: %v (%v)", entries, err)
-			}
+			t.Run("saru-closed with "+tt.name, func(t *testing.T) {
+				t.Parallel()
+				newInitScript(t, "saru", tt.shell, tt.path).closed()
+			})
+		}
+	})
+}
 
-			s.want("start", 0, "started")
-			s.kill()
-			s.want("status", 1, "was killed")
-			s.want("start", 0, "started")
-			s.log("start --debug --node d1\ncleanup\nstart --debug --node d1\n")
-			s.kill()
-			s.want("stop", 0, "was killed, cleaning up")
-			s.log("cleanup\n")
-			s.want("stop", 0, "is not running")
+// life is that of a daemon whose state saructl tells by the command status.
+func (s *initScript) life(status string) {
+	t := s.t
+	s.want("status", 3, "is not running")
+	s.want("stop", 0, "is not running")
+	s.want("reload", 7, "is not running")
+	s.want("nonsense", 2, "Usage:")
+	s.log("")
 
-			s.write("mode", "deaf", 0o644)
-			s.want("start", 0, "started")
-			s.want("stop", 0, "killing it")
-			s.log("start --debug --node d1\ncleanup\n")
-
-			s.write("mode", "refuse", 0o644)
-			s.want("start", 1, `--interface "eth9": no such interface`)
-			s.want("status", 3, "is not running")
-
-			// A number that another process has got since is not taken for syncd.
-			s.write("run/saru/syncd.pid", fmt.Sprint(os.Getpid()), 0o644)
-			s.want("status", 1, "was killed")
-			s.want("stop", 0, "cleaning up")
-		})
+	s.want("start", 0, "started")
+	s.log("start --debug --node d1\n")
+	first := s.pid()
+	s.want("start", 0, "is running already")
+	s.want("status", 0, "synced no")
+	if asked := s.read("asked"); asked != "--control "+s.dir+"/socket "+status+"\n" {
+		t.Errorf("saructl was asked %q", asked)
 	}
+	s.want("reload", 0, "")
+	s.log("reload\n")
+	s.want("force-reload", 0, "")
+	s.log("reload\n")
+	s.want("restart", 0, "started")
+	s.log("start --debug --node d1\n")
+	if second := s.pid(); second == first || second == 0 {
+		t.Errorf("process %d became %d with restart", first, second)
+	}
+	s.want("stop", 0, "stopped")
+	s.log("")
+	if entries, err := os.ReadDir(filepath.Join(s.dir, "run/saru")); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v (%v)", entries, err)
+	}
+
+	s.want("start", 0, "started")
+	s.kill()
+	s.want("status", 1, "was killed")
+	s.want("start", 0, "started")
+	s.log("start --debug --node d1\ncleanup\nstart --debug --node d1\n")
+	s.kill()
+	s.want("stop", 0, "was killed, cleaning up")
+	s.log("cleanup\n")
+	s.want("stop", 0, "is not running")
+
+	s.write("mode", "deaf", 0o644)
+	s.want("start", 0, "started")
+	s.want("stop", 0, "killing it")
+	s.log("start --debug --node d1\ncleanup\n")
+
+	s.write("mode", "refuse", 0o644)
+	s.want("start", 1, `--interface "eth9": no such interface`)
+	s.want("status", 3, "is not running")
+
+	// A number that another process has got since is not taken for the daemon.
+	s.write("run/saru/"+s.name+".pid", fmt.Sprint(os.Getpid()), 0o644)
+	s.want("status", 1, "was killed")
+	s.want("stop", 0, "cleaning up")
+}
+
+// closed is what saru-closed does at boot, beside a daemon's own script.
+func (s *initScript) closed() {
+	s.script += "-closed"
+	s.setPath(s.script)
+	s.write("usr/sbin/saru", fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%[1]q/log\n[ ! -e %[1]q/mode ]\n", s.dir), 0o755)
+	s.want("start", 0, "")
+	s.log("--log_facility - --debug --node d1 --close\n")
+	s.want("restart", 0, "")
+	s.log("--log_facility - --debug --node d1 --close\n")
+	s.want("stop", 0, "")
+	s.want("status", 4, "nft list table")
+	s.want("nonsense", 2, "Usage:")
+	s.log("")
+	s.write("mode", "", 0o644) // it fails
+	s.want("start", 1, "")
+	s.log("--log_facility - --debug --node d1 --close\n")
 }

@@ -14,17 +14,40 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
+	"saru/saru"
 	"saru/syncd"
 )
 
-// TestConfiguration reads the packaged configuration as it is, and with every
+// daemon is a program with a configuration.
+type daemon struct {
+	name        string
+	flags       *pflag.FlagSet
+	parse       func(args []string) error
+	commandLine []string // options that no file may have
+}
+
+func daemons() []daemon {
+	return []daemon{
+		{"syncd", syncd.Flags(), func(args []string) error { _, err := syncd.ParseOptions(args); return err }, []string{"config", "check", "cleanup"}},
+		{"saru", saru.Flags(), func(args []string) error { _, err := saru.ParseOptions(args); return err }, []string{"config", "check", "cleanup", "close", "open"}},
+	}
+}
+
+// TestConfiguration reads the packaged configurations as they are, and with every
 // commented option in force.
 func TestConfiguration(t *testing.T) {
-	text, err := os.ReadFile("etc/syncd.conf")
+	for _, d := range daemons() {
+		t.Run(d.name, d.checkConfiguration)
+	}
+}
+
+func (d daemon) checkConfiguration(t *testing.T) {
+	packaged := "etc/" + d.name + ".conf"
+	text, err := os.ReadFile(packaged)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := syncd.ParseOptions([]string{"--config", "etc/syncd.conf", "--node", "d1"}); err != nil {
+	if err := d.parse([]string{"--config", packaged, "--node", "d1"}); err != nil {
 		t.Errorf("as it is: %v", err)
 	}
 
@@ -38,18 +61,18 @@ func TestConfiguration(t *testing.T) {
 		if err := os.WriteFile(file, without(excluded), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := syncd.ParseOptions([]string{"--config", file}); err != nil {
+		if err := d.parse([]string{"--config", file}); err != nil {
 			t.Errorf("with all but %s: %v", excluded, err)
 		}
 	}
-	syncd.Flags().VisitAll(func(f *pflag.Flag) {
-		onlyCommandLine := slices.Contains([]string{"config", "check", "cleanup"}, f.Name)
+	d.flags.VisitAll(func(f *pflag.Flag) {
+		onlyCommandLine := slices.Contains(d.commandLine, f.Name)
 		if regexp.MustCompile(`(?m)^`+f.Name+`\b`).Match(all) == onlyCommandLine {
 			t.Errorf("option %s: in the file is %v", f.Name, !onlyCommandLine)
 		}
-		// Commented options with one value show the default.
+		// Commented options with one value show the default; 0 stands for none.
 		m := regexp.MustCompile(`(?m)^#` + f.Name + ` (.*)$`).FindSubmatch(text)
-		if m != nil && f.DefValue != "" && string(m[1]) != f.DefValue {
+		if m != nil && f.DefValue != "" && f.DefValue != "0" && string(m[1]) != f.DefValue {
 			t.Errorf("option %s: the file shows %q, the default is %q", f.Name, m[1], f.DefValue)
 		}
 	})
@@ -100,12 +123,20 @@ func TestInstall(t *testing.T) {
 	}
 	want := map[string]string{
 		"/etc/init.d/syncd":                              "-rwxr-xr-x",
+		"/etc/init.d/saru":                               "-rwxr-xr-x",
+		"/etc/init.d/saru-closed":                        "-rwxr-xr-x",
 		"/etc/saru/syncd.conf":                           "-rw-r--r--",
+		"/etc/saru/saru.conf":                            "-rw-r--r--",
 		"/usr/lib/systemd/system/syncd.service":          "-rw-r--r--",
+		"/usr/lib/systemd/system/saru.service":           "-rw-r--r--",
+		"/usr/lib/systemd/system/saru-closed.service":    "-rw-r--r--",
 		"/usr/share/bash-completion/completions/syncd":   "-rw-r--r--",
+		"/usr/share/bash-completion/completions/saru":    "-rw-r--r--",
 		"/usr/share/bash-completion/completions/saructl": "-rw-r--r--",
 		"/usr/share/man/man5/syncd.conf.5":               "-rw-r--r--",
+		"/usr/share/man/man5/saru.conf.5":                "-rw-r--r--",
 		"/usr/share/man/man8/syncd.8":                    "-rw-r--r--",
+		"/usr/share/man/man8/saru.8":                     "-rw-r--r--",
 		"/usr/share/man/man8/saructl.8":                  "-rw-r--r--",
 	}
 	if diff := cmp.Diff(want, modes); diff != "" {
@@ -114,11 +145,31 @@ func TestInstall(t *testing.T) {
 	if b, err := os.ReadFile(conf); string(b) != "interface eth7\n" {
 		t.Errorf("the operator's configuration became %q (%v)", b, err)
 	}
-	unit, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/system/syncd.service"))
-	if err != nil {
-		t.Fatal(err)
+	for unit, start := range map[string]string{
+		"syncd": "/usr/sbin/syncd", "saru": "/usr/sbin/saru", "saru-closed": "/usr/sbin/saru --log_facility - --close",
+	} {
+		text, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/system", unit+".service"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte("\nExecStart="+start+"\n")) {
+			t.Errorf("the unit of %s does not start %s", unit, start)
+		}
 	}
-	if !bytes.Contains(unit, []byte("\nExecStart=/usr/sbin/syncd\n")) {
-		t.Error("the unit does not start /usr/sbin/syncd")
+
+	// What was installed goes again, apart from what is the operator's.
+	out, err := exec.CommandContext(t.Context(), "make", "-s", "-f", "install.mk", "uninstall", "DESTDIR="+root, "PREFIX=/usr").CombinedOutput()
+	if err != nil {
+		t.Fatalf("make: %v\n%s", err, out)
+	}
+	var left []string
+	err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left = append(left, strings.TrimPrefix(path, root))
+		}
+		return err
+	})
+	if diff := cmp.Diff([]string{"/etc/saru/saru.conf", "/etc/saru/syncd.conf"}, left); diff != "" || err != nil {
+		t.Errorf("left behind (-want +got):\n%s%v", diff, err)
 	}
 }

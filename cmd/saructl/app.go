@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,33 +14,70 @@ import (
 	"saru/lib/control"
 )
 
-// defaultSyncdSocket is the default of syncd's --control.
-const defaultSyncdSocket = "/run/saru/syncd.sock"
+// Defaults of the daemons' --control.
+const (
+	defaultSyncdSocket = "/run/saru/syncd.sock"
+	defaultSaruSocket  = "/run/saru/saru.sock"
+)
 
 // app is what all commands share.
 type app struct {
 	out     io.Writer
+	errOut  io.Writer // for progress
 	json    bool
 	control string
 }
 
-// syncd returns a client of syncd.
-func (a *app) syncd() *control.Client {
-	if a.control != "" {
-		return control.NewClient(a.control)
-	}
-	return control.NewClient(defaultSyncdSocket)
+// service is a daemon that is asked.
+type service struct {
+	*control.Client
+	name, socket string
 }
 
-// fromSyncd names the daemon in an error of its client.
-func fromSyncd(err error) error {
+// syncd returns the mirror of connections.
+func (a *app) syncd() service { return a.service("syncd", defaultSyncdSocket) }
+
+// saru returns the coordinator.
+func (a *app) saru() service { return a.service("saru", defaultSaruSocket) }
+
+func (a *app) service(name, socket string) service {
+	socket = cmp.Or(a.control, socket)
+	return service{control.NewClient(socket), name, socket}
+}
+
+// explain names the daemon in an error of its client, and what to do. What the
+// daemon does not take is a mistake of usage.
+func (s service) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if text, ok := strings.CutPrefix(err.Error(), control.ErrNotRunning.Error()); ok {
-		return fmt.Errorf("syncd is not running%s", text)
+	after := func(sentinel error) string { return strings.TrimPrefix(err.Error(), sentinel.Error()) }
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return fmt.Errorf("%s is not running%s: start it, or name its socket with --control", s.name, after(control.ErrNotRunning))
+	case errors.Is(err, control.ErrUnknown):
+		return fmt.Errorf("what listens on %s does not know%s: it is no %s, or one older than this saructl, to be restarted", s.socket, after(control.ErrUnknown), s.name)
+	case errors.Is(err, control.ErrBadRequest):
+		return usage("%s: %s", s.name, strings.TrimPrefix(after(control.ErrBadRequest), ": "))
+	case errors.Is(err, context.Canceled):
+		return errInterrupted
 	}
-	return fmt.Errorf("syncd: %w", err)
+	return fmt.Errorf("%s: %w", s.name, err)
+}
+
+// errInterrupted is for what was ended by a signal.
+var errInterrupted = errors.New("interrupted")
+
+// fetch asks a daemon for a value, decoded and as it was sent: fields that a newer
+// daemon adds are not lost in JSON.
+func fetch[T any](ctx context.Context, s service, path string) (v T, raw json.RawMessage, err error) {
+	if err := s.Get(ctx, path, &raw); err != nil {
+		return v, nil, s.explain(err)
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, nil, fmt.Errorf("read %s's answer to %s: %w", s.name, path, err)
+	}
+	return v, raw, nil
 }
 
 // printJSON writes v in one line.

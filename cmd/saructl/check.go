@@ -33,7 +33,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check [syncd|saru] [-- OPTION...]",
 		Short: "Check the configuration and the kernel, as each installed daemon would before it starts",
 		Long: `Run --check of each installed daemon, or of the one that is named. Options after
-"--" are passed to it. The exit status is the worst of theirs.`,
+"--" are passed to it, and both daemons do not take the same ones: where both are
+installed, name it for them. The exit status is the worst of theirs.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if named := named(cmd, args); len(named) > 1 || len(named) == 1 && !slices.Contains(daemons, named[0]) {
 				return fmt.Errorf("check %s: one of %s may be named, options for it follow after --", strings.Join(named, " "), strings.Join(daemons, ", "))
@@ -69,16 +70,26 @@ func (a *app) check(cmd *cobra.Command, named, options []string) error {
 	if len(wanted) == 0 {
 		wanted = daemons
 	}
-	var results []checkResult
-	worst := exitGood
+	type program struct{ name, path string }
+	var installed []program
 	for _, name := range wanted {
 		path, err := find(name)
-		if err != nil {
-			if len(named) > 0 {
-				return &exitError{exitUsage, err}
-			}
-			continue // it is not installed
+		if err == nil {
+			installed = append(installed, program{name, path})
+		} else if len(named) > 0 {
+			return &exitError{exitUsage, err}
 		}
+	}
+	switch {
+	case len(installed) == 0:
+		return &exitError{exitUsage, fmt.Errorf("no daemon is installed: neither %s is found", strings.Join(daemons, " nor "))}
+	case len(installed) > 1 && len(options) > 1:
+		return usage("check: name the daemon that the options are for: %s", strings.Join(daemons, " or "))
+	}
+	var results []checkResult
+	worst := exitGood
+	for _, p := range installed {
+		name, path := p.name, p.path
 		run := exec.CommandContext(cmd.Context(), path, options...)
 		output, err := run.CombinedOutput()
 		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
@@ -92,13 +103,13 @@ func (a *app) check(cmd *cobra.Command, named, options []string) error {
 		worst = max(worst, status)
 		results = append(results, checkResult{Daemon: name, Status: status, Lines: lines(output)})
 		if !a.json {
+			if len(installed) > 1 {
+				fmt.Fprintf(a.out, "%s --check:\n", name)
+			}
 			if _, err := a.out.Write(output); err != nil {
 				return err
 			}
 		}
-	}
-	if len(results) == 0 {
-		return &exitError{exitUsage, fmt.Errorf("no daemon is installed: neither %s is found", strings.Join(daemons, " nor "))}
 	}
 	if a.json {
 		if err := a.printJSON(results); err != nil {

@@ -62,7 +62,7 @@ func (a *app) connections(cmd *cobra.Command, f control.ConnectionFilter) error 
 		}
 		return table.row(c.Protocol, c.Client, c.Virtual, c.Real, c.State, c.Origin, fmt.Sprintf("%ds", c.ExpiresS), strings.Join(c.Flags, ","))
 	})
-	err = fromSyncd(err)
+	err = a.syncd().explain(err)
 	// What came before an error is worth seeing.
 	if !a.json {
 		if e := table.flush(); err == nil {

@@ -33,7 +33,7 @@ func main() {
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(&app{out: stdout})
+	root := newRoot(&app{out: stdout, errOut: stderr})
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -80,7 +80,10 @@ func newRoot(a *app) *cobra.Command {
 		return pflag.NormalizedName(config.Normalize(name))
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for scripts")
-	root.PersistentFlags().StringVar(&a.control, "control", "", "ask at this control `PATH` (default: the daemon's own, /run/saru/syncd.sock)")
-	root.AddCommand(a.syncCommand(), a.genkeyCommand(), a.checkCommand(), a.inspectCommand())
+	root.PersistentFlags().StringVar(&a.control, "control", "", "ask at this control `PATH` (default: that of the daemon that the command asks, in /run/saru)")
+	root.AddCommand(
+		a.statusCommand(), a.membersCommand(), a.bucketsCommand(), a.whichCommand(), a.drainCommand(), a.undrainCommand(), a.historyCommand(),
+		a.syncCommand(), a.genkeyCommand(), a.checkCommand(), a.inspectCommand(),
+	)
 	return root
 }

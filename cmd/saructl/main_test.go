@@ -26,7 +26,10 @@ import (
 // daemon serves what syncd would, until the test ends, and returns its socket.
 func daemon(t *testing.T, status control.SyncStatus, connections ...control.Connection) string {
 	t.Helper()
-	var s control.Server
+	return serve(t, func(s *control.Server) { handleSync(s, status, connections) })
+}
+
+func handleSync(s *control.Server, status control.SyncStatus, connections []control.Connection) {
 	s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) { return status, nil })
 	s.HandleStream(control.PathSyncConnections, func(_ context.Context, q url.Values, emit func(any) error) error {
 		f, err := control.ParseConnectionFilter(q)
@@ -43,6 +46,13 @@ func daemon(t *testing.T, status control.SyncStatus, connections ...control.Conn
 		}
 		return nil
 	})
+}
+
+// serve serves what handle sets up until the test ends and returns the socket.
+func serve(t *testing.T, handle func(*control.Server)) string {
+	t.Helper()
+	var s control.Server
+	handle(&s)
 	path := filepath.Join(t.TempDir(), "syncd.sock")
 	l, err := control.Listen(path)
 	if err != nil {
@@ -79,15 +89,26 @@ func TestSync(t *testing.T) {
 	good := daemon(t, control.SyncStatus{
 		Node: "d1", Synced: true, Connections: control.SyncCounts{Local: 7, Remote: 12},
 		Peers: []control.SyncPeer{
-			{Node: "d3", Incarnation: "00000000000000ff", Sequence: 9, Missing: 1, LastHeardMS: 40, Synced: true},
+			{
+				Node: "d3", Incarnation: "00000000000000ff", Sequence: 9, Missing: 4, LastHeardMS: 40, Synced: true, GivenUp: 3, Entries: 19,
+				Links:   []control.SyncLink{{Interface: "eth0", LastHeardMS: 40}, {Interface: "eth1", LastHeardMS: 61_500}, {Interface: "eth2", LastHeardMS: control.Never}},
+				Teaches: "192.0.2.3:8848", Confirmed: 77,
+			},
 			{Node: "d2", Incarnation: "0123456789abcdef", Sequence: 12345, LastHeardMS: 7},
+			{Node: "d4\x1b[2J", Incarnation: "0000000000000001", LastHeardMS: 200_000, Lost: true, Links: []control.SyncLink{}},
 		},
 		LagMS: control.Lag{P50: 12.34, P99: 45}, Counters: counters,
 	},
 		control.Connection{Family: "ipv4", Protocol: "tcp", Client: "192.0.2.1:40000", Virtual: "198.51.100.1:80", Real: "10.0.0.1:80", State: "ESTABLISHED", Flags: []string{"masq", "sync"}, Origin: "d2", ExpiresS: 899},
 		control.Connection{Family: "ipv6", Protocol: "udp", Client: "[2001:db8::9]:53", Virtual: "[2001:db8::1]:53", Real: "[2001:db8::2]:53", State: "UDP", Flags: []string{}, Origin: "d1", ExpiresS: 3},
 	)
-	joining := daemon(t, control.SyncStatus{Node: "d1", Peers: []control.SyncPeer{}, Counters: control.SyncCounter{}})
+	// A newer syncd, with fields that this saructl does not know.
+	joining := serve(t, func(s *control.Server) {
+		s.HandleJSON(control.PathSyncStatus, func(context.Context, url.Values) (any, error) {
+			return json.RawMessage(`{"node":"d1","synced":false,"newer":1,"peers":[{"newer":2}]}`), nil
+		})
+	})
+	none := daemon(t, control.SyncStatus{Node: "d1"})
 	tests := []struct {
 		args string
 		want output
@@ -96,7 +117,7 @@ func TestSync(t *testing.T) {
 synced            yes
 connections       7 local, 12 remote
 lag               p50 12.3 ms, p99 45.0 ms
-peers             2
+peers             3
 drop_forged       3
 drop_incarnation  0
 drop_replayed     0
@@ -104,15 +125,14 @@ drop_truncated    0
 drop_unknown_key  0
 drop_unsigned     0
 
-PEER  SYNCED  LAST HEARD  SEQUENCE  MISSING  INCARNATION
-d2    no      7 ms        12345     0        0123456789abcdef
-d3    yes     40 ms       9         1        00000000000000ff
+PEER    SYNCED  LAST HEARD  LINKS                                           ENTRIES  SEQUENCE  MISSING  GIVEN UP  CONFIRMED  TEACHES         INCARNATION
+d2      no      7 ms        -                                               0        12345     0        0         0          -               0123456789abcdef
+d3      yes     40 ms       eth0, eth1 SILENT for 61.5 s, eth2 NEVER HEARD  19       9         4        3         77         192.0.2.3:8848  00000000000000ff
+d4?[2J  lost    3m20s       -                                               0        0         0        0         0          -               0000000000000001
 `, ""}},
-		{"--control " + joining + " sync status --json", output{1, `{"node":"d1","synced":false,"connections":{"local":0,"remote":0},"peers":[],"lag_ms":{"p50":0,"p99":0},"counters":{}}
-`, ""}},
-		{"sync peers --json --control " + good, output{0, `[{"node":"d3","incarnation":"00000000000000ff","sequence":9,"missing":1,"last_heard_ms":40,"synced":true},{"node":"d2","incarnation":"0123456789abcdef","sequence":12345,"missing":0,"last_heard_ms":7,"synced":false}]
-`, ""}},
-		{"sync peers --control " + joining, output{0, "PEER  SYNCED  LAST HEARD  SEQUENCE  MISSING  INCARNATION\n", ""}},
+		{"--control " + joining + " sync status --json", output{1, `{"node":"d1","synced":false,"newer":1,"peers":[{"newer":2}]}` + "\n", ""}},
+		{"sync peers --json --control " + joining, output{0, `[{"newer":2}]` + "\n", ""}},
+		{"sync peers --control " + none, output{0, "PEER  SYNCED  LAST HEARD  LINKS  ENTRIES  SEQUENCE  MISSING  GIVEN UP  CONFIRMED  TEACHES  INCARNATION\n", ""}},
 		{"sync connections --control " + good, output{0, `PROTOCOL  CLIENT            VIRTUAL           REAL              STATE        ORIGIN  EXPIRES  FLAGS
 tcp       192.0.2.1:40000   198.51.100.1:80   10.0.0.1:80       ESTABLISHED  d2      899s     masq,sync
 udp       [2001:db8::9]:53  [2001:db8::1]:53  [2001:db8::2]:53  UDP          d1      3s
@@ -121,11 +141,11 @@ udp       [2001:db8::9]:53  [2001:db8::1]:53  [2001:db8::2]:53  UDP          d1 
 `, ""}},
 		{"sync connections --origin nobody --json --control " + good, output{0, "", ""}},
 
-		{"sync status --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock\n"}},
-		{"sync connections --json --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock\n"}},
+		{"sync status --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock: start it, or name its socket with --control\n"}},
+		{"sync connections --json --control /nonexistent.sock", output{1, "", "saructl: syncd is not running: nobody listens on /nonexistent.sock: start it, or name its socket with --control\n"}},
 		{"", output{2, "", "saructl: a command is required: see saructl --help\n"}},
 		{"frobnicate", output{2, "", "saructl: unknown command \"frobnicate\" for \"saructl\": see saructl --help\n"}},
-		{"sync", output{2, "", "saructl: sync: a command is required: status, peers or connections\n"}},
+		{"sync", output{2, "", "saructl: sync: a command is required: status, peers, connections, compare, resync or flush\n"}},
 		{"sync frobnicate", output{2, "", "saructl: unknown command \"frobnicate\" for \"saructl sync\": see saructl --help\n"}},
 		{"sync status --frobnicate", output{2, "", "saructl: unknown flag: --frobnicate: see saructl --help\n"}},
 		{"sync status extra", output{2, "", "saructl: unknown command \"extra\" for \"saructl sync status\": see saructl --help\n"}},
@@ -253,6 +273,27 @@ func TestCheck(t *testing.T) {
 		{[]string{"check", "syncd", "--config", "/c"}, output{1, "--check --config /c\nproblem\n", ""}},
 		{[]string{"check", "syncd", "--", "--interface", "eth0"}, output{1, "--check --interface eth0\nproblem\n", ""}},
 		{[]string{"check", "syncd", "--json"}, output{1, `[{"daemon":"syncd","status":1,"lines":["--check","problem"]}]` + "\n", ""}},
+	}
+	for _, tt := range tests {
+		if diff := cmp.Diff(tt.want, saructl(t, tt.args...), cmp.AllowUnexported(output{})); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.args, diff)
+		}
+	}
+	// Both daemons: the worst of their statuses, and options only for one that is named.
+	other := "#!/bin/sh\necho saru: good\nexit ${SARU_STATUS}\n"
+	if err := os.WriteFile(filepath.Join(folder, "saru"), []byte(other), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SARU_STATUS", "2")
+	tests = []struct {
+		args []string
+		want output
+	}{
+		{[]string{"check"}, output{2, "syncd --check:\n--check\nproblem\nsaru --check:\nsaru: good\n", ""}},
+		{[]string{"check", "--json"}, output{2, `[{"daemon":"syncd","status":1,"lines":["--check","problem"]},{"daemon":"saru","status":2,"lines":["saru: good"]}]` + "\n", ""}},
+		{[]string{"check", "saru", "--config", "/c"}, output{2, "saru: good\n", ""}},
+		{[]string{"check", "--config", "/c"}, output{2, "", "saructl: check: name the daemon that the options are for: syncd or saru\n"}},
+		{[]string{"check", "--", "--debug"}, output{2, "", "saructl: check: name the daemon that the options are for: syncd or saru\n"}},
 	}
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, saructl(t, tt.args...), cmp.AllowUnexported(output{})); diff != "" {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // sample is how many rows decide the widths of a table's columns. A table may
@@ -20,6 +21,9 @@ type table struct {
 
 // row adds a row of as many cells as the head has.
 func (t *table) row(cells ...string) error {
+	for i := range cells {
+		cells[i] = printable(cells[i])
+	}
 	if t.widths == nil {
 		t.rows = append(t.rows, cells)
 		if len(t.rows) < sample {
@@ -59,4 +63,15 @@ func (t *table) print(cells []string) error {
 	}
 	_, err := fmt.Fprintln(t.out, strings.TrimRight(b.String(), " "))
 	return err
+}
+
+// printable keeps what others on the segment have chosen, such as the names of
+// nodes, from steering the terminal or breaking a line.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }

@@ -49,9 +49,12 @@ const (
 type Spec struct {
 	Name                            string // folder of the logs; default "farm"
 	Directors, RealServers, Clients int
-	SyncSegment                     bool   // a segment of their own for the directors
-	DirectReturn                    bool   // real servers have a link to Front and the VIP on lo, for DR
-	Out                             string // folder for logs and captures; default $LAB_OUT, else a temporary folder
+	SyncSegment                     bool // a segment of their own for the directors
+	DirectReturn                    bool // real servers have a link to Front and the VIP on lo, for DR
+	SharedMAC                       bool // all directors have the virtual addresses, and one MAC address on Front and on Inside
+	// BeforeLinks is done to a director that is switched on, before it has any link: what a machine does at boot before its network comes up.
+	BeforeLinks func(*Node) error
+	Out         string // folder for logs and captures; default $LAB_OUT, else a temporary folder
 }
 
 // Addresses that every farm uses. Each segment is 10.0.N.0/24 and fd00:N::/64.

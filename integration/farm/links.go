@@ -113,7 +113,7 @@ func (n *Node) addLink(s Segment) error {
 		veth := &netlink.Veth{
 			LinkAttrs:        netlink.LinkAttrs{Name: n.port(s), MasterIndex: br.Attrs().Index},
 			PeerName:         string(s),
-			PeerHardwareAddr: mac(s, n.role, n.index),
+			PeerHardwareAddr: n.mac(s),
 			PeerNamespace:    netlink.NsPid(pid),
 		}
 		if err := h.LinkAdd(veth); err != nil {
@@ -142,8 +142,22 @@ func (n *Node) addLink(s Segment) error {
 			// answers of NAT connections must take the director.
 			bits4, bits6 = 32, 128
 		}
-		return errors.Join(addAddr(h, link, netip.PrefixFrom(v4, bits4)), addAddr(h, link, netip.PrefixFrom(v6, bits6)))
+		errs := []error{addAddr(h, link, netip.PrefixFrom(v4, bits4)), addAddr(h, link, netip.PrefixFrom(v6, bits6))}
+		if n.farm.spec.SharedMAC && n.role == Director {
+			for _, a := range floating()[s] {
+				errs = append(errs, addAddr(h, link, netip.PrefixFrom(a, a.BitLen())))
+			}
+		}
+		return errors.Join(errs...)
 	})
+}
+
+// mac returns the address of the node's link: one for all directors where they share it.
+func (n *Node) mac(s Segment) net.HardwareAddr {
+	if n.farm.spec.SharedMAC && n.role == Director && s != Sync {
+		return mac(s, Director, 0xfe)
+	}
+	return mac(s, n.role, n.index)
 }
 
 // frontTable is the routing table of a real server's direct answers.

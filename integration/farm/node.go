@@ -26,6 +26,7 @@ type Node struct {
 	mu     sync.Mutex
 	anchor *anchorProcess // nil: switched off
 	procs  []*Process
+	lives  int // witnesses so far
 }
 
 // ErrOff is returned for a node that is switched off.
@@ -58,6 +59,11 @@ func (n *Node) boot() error {
 func (n *Node) PowerOn() error {
 	if err := n.boot(); err != nil {
 		return err
+	}
+	if before := n.farm.spec.BeforeLinks; before != nil && n.role == Director {
+		if err := before(n); err != nil {
+			return errors.Join(fmt.Errorf("node %s: %w", n.Name, err), n.PowerOff())
+		}
 	}
 	if err := n.plug(); err != nil {
 		return errors.Join(fmt.Errorf("node %s: %w", n.Name, err), n.PowerOff())

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,12 +70,18 @@ func (n *Node) DropVIP() error {
 	})
 }
 
-// announce tells the segment that addr is at this interface.
+// announce tells the segment that addr is at this interface. A busy segment may drop that at once: it is said again then.
 func announce(link *netlink.LinkAttrs, addr netip.Addr) error {
+	say := announceNA
 	if addr.Is4() {
-		return announceARP(link, addr)
+		say = announceARP
 	}
-	return announceNA(link, addr)
+	err := say(link, addr)
+	for tries := 1; errors.Is(err, unix.ENOBUFS) && tries < 20; tries++ {
+		time.Sleep(10 * time.Millisecond)
+		err = say(link, addr)
+	}
+	return err
 }
 
 // announceARP broadcasts a gratuitous ARP request (RFC 5227, section 3).

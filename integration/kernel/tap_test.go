@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type kernelTap struct {
 	daemons ipvs.Daemons
 }
 
-func openTap(t *testing.T) *kernelTap {
+func openTap(t testing.TB) *kernelTap {
 	t.Helper()
 	dev, err := tun.Open(tun.Config{Name: device, Local: local, Peer: peer})
 	must(t, err)
@@ -82,26 +83,29 @@ func datagram(from netip.Addr, to netip.AddrPort, payload []byte) []byte {
 	return append(append(b, 0, 0), payload...)
 }
 
-// conns reads the connections until there are n of them.
+// conns reads the connections until there are n of them, the same ones twice in a row: while the kernel inserts or removes, its list may
+// have an entry twice or leave some out.
 func conns(t *testing.T, n int) []ipvs.ProcConn {
 	t.Helper()
-	var list []ipvs.ProcConn
+	var last []ipvs.ProcConn
+	same := func(a, b ipvs.ProcConn) bool { return a.Client == b.Client && a.Virtual == b.Virtual }
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		list = list[:0]
+		var list []ipvs.ProcConn
 		for c, err := range ipvs.ReadConns(proc) {
 			must(t, err)
-			// While the kernel inserts, an entry may be listed twice.
-			if !slices.ContainsFunc(list, func(o ipvs.ProcConn) bool { return o.Client == c.Client && o.Virtual == c.Virtual }) {
-				list = append(list, c)
-			}
+			list = append(list, c)
 		}
-		if len(list) == n {
-			slices.SortFunc(list, func(a, b ipvs.ProcConn) int { return a.Client.Compare(b.Client) })
+		slices.SortFunc(list, func(a, b ipvs.ProcConn) int {
+			return cmp.Or(a.Client.Compare(b.Client), a.Virtual.Compare(b.Virtual))
+		})
+		list = slices.CompactFunc(list, same)
+		if len(list) == n && slices.EqualFunc(list, last, same) {
 			return list
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections, want %d: %+v", len(list), n, list)
 		}
+		last = list
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 )
 
 // genkey returns the text of a new key file.
-func genkey(t *testing.T, d *farm.Node) string {
+func genkey(t testing.TB, d *farm.Node) string {
 	t.Helper()
 	keys, err := d.Run("saructl", "genkey")
 	must(t, err)
@@ -44,7 +44,7 @@ func syncdArgs(d *farm.Node) []string {
 
 // launchSyncd starts the real syncd on a director and does not wait. With no
 // keys it uses the key file that is there.
-func launchSyncd(t *testing.T, d *farm.Node, keys string, args ...string) *daemon {
+func launchSyncd(t testing.TB, d *farm.Node, keys string, args ...string) *daemon {
 	t.Helper()
 	if keys != "" {
 		must(t, d.WriteFile(keyFile, []byte(keys), 0o600))
@@ -56,7 +56,7 @@ func launchSyncd(t *testing.T, d *farm.Node, keys string, args ...string) *daemo
 }
 
 // startSyncd starts the real syncd on a director and waits until it is synced.
-func startSyncd(t *testing.T, d *farm.Node, keys string, args ...string) *daemon {
+func startSyncd(t testing.TB, d *farm.Node, keys string, args ...string) *daemon {
 	t.Helper()
 	s := launchSyncd(t, d, keys, args...)
 	s.waitSynced(t)
@@ -65,7 +65,7 @@ func startSyncd(t *testing.T, d *farm.Node, keys string, args ...string) *daemon
 
 // startSyncds starts one on each director with a common key, at the same time,
 // and waits until all are synced and have admitted each other.
-func startSyncds(t *testing.T, directors []*farm.Node, args ...string) []*daemon {
+func startSyncds(t testing.TB, directors []*farm.Node, args ...string) []*daemon {
 	t.Helper()
 	keys := genkey(t, directors[0])
 	var all []*daemon
@@ -94,7 +94,7 @@ func (s *daemon) tryStatus() (st control.SyncStatus, err error) {
 }
 
 // status asks by saructl, which must succeed.
-func (s *daemon) status(t *testing.T) control.SyncStatus {
+func (s *daemon) status(t testing.TB) control.SyncStatus {
 	t.Helper()
 	st, err := s.tryStatus()
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *daemon) status(t *testing.T) control.SyncStatus {
 }
 
 // waitStatus polls until check returns "".
-func (s *daemon) waitStatus(t *testing.T, check func(control.SyncStatus) string) control.SyncStatus {
+func (s *daemon) waitStatus(t testing.TB, check func(control.SyncStatus) string) control.SyncStatus {
 	t.Helper()
 	var st control.SyncStatus
 	eventually(t, readyLimit, func() string {
@@ -125,7 +125,7 @@ func (s *daemon) waitStatus(t *testing.T, check func(control.SyncStatus) string)
 	return st
 }
 
-func (s *daemon) waitSynced(t *testing.T) {
+func (s *daemon) waitSynced(t testing.TB) {
 	t.Helper()
 	s.waitStatus(t, func(st control.SyncStatus) string {
 		if !st.Synced {
@@ -137,7 +137,7 @@ func (s *daemon) waitSynced(t *testing.T) {
 
 // waitPeers waits until the daemon has admitted exactly these peers, none of
 // them silent for long.
-func (s *daemon) waitPeers(t *testing.T, names ...string) control.SyncStatus {
+func (s *daemon) waitPeers(t testing.TB, names ...string) control.SyncStatus {
 	t.Helper()
 	return s.waitStatus(t, func(st control.SyncStatus) string {
 		var alive []string
@@ -156,7 +156,7 @@ func (s *daemon) waitPeers(t *testing.T, names ...string) control.SyncStatus {
 }
 
 // connections is what `saructl sync connections --json` lists.
-func (s *daemon) connections(t *testing.T, args ...string) []control.Connection {
+func (s *daemon) connections(t testing.TB, args ...string) []control.Connection {
 	t.Helper()
 	out, err := s.node.Run("saructl", append([]string{"sync", "connections", "--json", "--control", controlSocket}, args...)...)
 	must(t, err)
@@ -172,7 +172,7 @@ func (s *daemon) connections(t *testing.T, args ...string) []control.Connection 
 }
 
 // stopSyncd ends a daemon as an init system does; it must leave in order.
-func (s *daemon) stopSyncd(t *testing.T) {
+func (s *daemon) stopSyncd(t testing.TB) {
 	t.Helper()
 	if err := s.Stop(); err != nil {
 		t.Fatalf("stop syncd on %s: %v\n%s", s.node.Name, err, s.Output())
@@ -182,7 +182,7 @@ func (s *daemon) stopSyncd(t *testing.T) {
 // kernelConns is the director's connection table, without the tick's own. It is
 // no snapshot: while the kernel works, an entry may be missed, so whoever misses
 // one looks again. Those that are listed twice are left out here.
-func kernelConns(t *testing.T, d *farm.Node) []ipvs.ProcConn {
+func kernelConns(t testing.TB, d *farm.Node) []ipvs.ProcConn {
 	t.Helper()
 	proc, err := d.Proc()
 	must(t, err)

@@ -127,17 +127,21 @@ func (w *wire) send(from netip.Addr, data []byte) error {
 		_, err := w.plain.WriteToUDPAddrPort(data, group)
 		return err
 	}
-	// RFC 791, RFC 768. The kernel fills in identification and checksum of the
-	// IP header; UDP goes without.
+	return unix.Sendto(w.raw, udpPacket(from, group, data), 0, &unix.SockaddrInet4{Addr: group.Addr().As4()})
+}
+
+// udpPacket is a datagram with its IPv4 header, for a raw socket with IP_HDRINCL (RFC 791, RFC 768). The kernel fills in identification and
+// checksum of the IP header; UDP goes without.
+func udpPacket(from netip.Addr, to netip.AddrPort, data []byte) []byte {
 	b := make([]byte, 28, 28+len(data))
 	b[0], b[8], b[9] = 0x45, 1, unix.IPPROTO_UDP
 	binary.BigEndian.PutUint16(b[2:], uint16(28+len(data)))
 	copy(b[12:], from.AsSlice())
-	copy(b[16:], group.Addr().AsSlice())
+	copy(b[16:], to.Addr().AsSlice())
 	binary.BigEndian.PutUint16(b[20:], 50000)
-	binary.BigEndian.PutUint16(b[22:], group.Port())
+	binary.BigEndian.PutUint16(b[22:], to.Port())
 	binary.BigEndian.PutUint16(b[24:], uint16(8+len(data)))
-	return unix.Sendto(w.raw, append(b, data...), 0, &unix.SockaddrInet4{Addr: group.Addr().As4()})
+	return append(b, data...)
 }
 
 // playAll sends a recording again and again until stop is called, which
@@ -470,7 +474,8 @@ func TestHostileSegment(t *testing.T) {
 		return ""
 	})
 	rounds := stop()
-	if len(st.Peers) != 0 || st.Connections != (control.SyncCounts{}) || st.Counters["namesakes"] != 0 {
+	// What its kernel still has it has read there, and calls its own.
+	if len(st.Peers) != 0 || st.Connections.Remote != 0 || st.Counters["namesakes"] != 0 {
 		t.Errorf("a starting director believes the recording of those that are gone: %+v", st)
 	}
 	others := drops(st)

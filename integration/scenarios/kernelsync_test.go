@@ -15,7 +15,7 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // eventually polls until check returns "", and fails with its last answer.
-func eventually(t *testing.T, limit time.Duration, check func() string) {
+func eventually(t testing.TB, limit time.Duration, check func() string) {
 	t.Helper()
 	deadline := time.After(limit)
 	for {

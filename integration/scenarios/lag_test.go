@@ -35,7 +35,7 @@ const (
 
 // lagPlan reads how many connections are opened, and how far apart: SARU_LAG_COUNT and SARU_LAG_EVERY. For the record of a quiet farm:
 // SARU_LAG_COUNT=100 SARU_LAG_EVERY=1s.
-func lagPlan(t *testing.T) (count int, every time.Duration) {
+func lagPlan(t testing.TB) (count int, every time.Duration) {
 	t.Helper()
 	count, every = 25, 250*time.Millisecond
 	var err error
@@ -130,7 +130,7 @@ type pause struct{ from, to time.Time }
 
 // measureLag opens the connections from a client through the first director and returns how long each took to the second one,
 // without those that a pause of the guest has falsified.
-func measureLag(t *testing.T, f *farm.Farm, count int, every time.Duration) []time.Duration {
+func measureLag(t testing.TB, f *farm.Farm, count int, every time.Duration) []time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(count)*every+readyLimit)
 	defer cancel()

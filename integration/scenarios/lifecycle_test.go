@@ -22,7 +22,7 @@ import (
 )
 
 // rounds is SARU_ROUNDS, or what a short run does.
-func rounds(t *testing.T, short int) int {
+func rounds(t testing.TB, short int) int {
 	t.Helper()
 	v := os.Getenv("SARU_ROUNDS")
 	if v == "" {

@@ -34,10 +34,12 @@ func TestPackaging(t *testing.T) {
 	d1, d2 := f.Directors[0], f.Directors[1]
 	keys := genkey(t, d1)
 	for _, d := range f.Directors {
-		conf, err := d.ReadFile("/etc/saru/syncd.conf")
-		must(t, err)
-		text := strings.Replace(string(conf), "\ninterface eth0\n", "\ninterface sync\n", 1)
-		must(t, d.WriteFile("/etc/saru/syncd.conf", []byte(text), 0o644))
+		for _, name := range []string{"/etc/saru/syncd.conf", "/etc/saru/saru.conf"} {
+			conf, err := d.ReadFile(name)
+			must(t, err)
+			text := strings.Replace(string(conf), "\ninterface eth0\n", "\ninterface sync\n", 1)
+			must(t, d.WriteFile(name, []byte(text), 0o644))
+		}
 	}
 	peer := startSyncd(t, d2, keys)
 	saructl := func(args ...string) string {

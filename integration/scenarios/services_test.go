@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -103,7 +104,8 @@ func TestServicesComeAndGo(t *testing.T) {
 	down.unharmed(t, "after the way back")
 }
 
-// TestDropPolicy: a firewall whose input policy is drop keeps the kernel from hearing its own sync threads' messages.
+// TestDropPolicy: a firewall whose input policy is drop keeps the kernel from hearing its own sync threads' messages. Such a director does not
+// call itself synced, and flush names it.
 func TestDropPolicy(t *testing.T) {
 	f := farm.New(t, basic)
 	serve(t, f)
@@ -120,12 +122,16 @@ func TestDropPolicy(t *testing.T) {
 		iifname "front" accept
 		iifname "inside" accept
 		iifname "sync" udp dport 8848 accept comment "syncd"
+		iifname "sync" tcp dport 8848 accept comment "syncd teaches, as README says"
+		iifname "sync" tcp sport 8848 accept
 	}
 }
 `
 	_, err := d2.RunInput(rules, "nft", "-f", "-")
 	must(t, err)
-	daemons := startSyncds(t, f.Directors)
+	keys := genkey(t, d1)
+	daemons := []*daemon{launchSyncd(t, d1, keys), launchSyncd(t, d2, keys)}
+	daemons[0].waitSynced(t)
 	down := startTraffic(t, f, 2)
 	// What syncd knows, its kernel does not; whoever looks at the log or the counters learns why.
 	quiet := probe(t, f, d1)
@@ -136,8 +142,11 @@ func TestDropPolicy(t *testing.T) {
 		return ""
 	})
 	must(t, daemons[1].WaitFor(`iifname \"syncd0\" udp dport 8848 accept`, readyLimit))
-	if st := daemons[1].status(t); st.Counters["input_blocked"] != 1 {
-		t.Errorf("input_blocked is not 1: %v", st.Counters)
+	if st := daemons[1].ask(t); st.Counters["input_blocked"] != 1 || st.Synced {
+		t.Errorf("input_blocked is not 1, or d2 calls itself synced: %+v", st)
+	}
+	if sum := daemons[0].flush(t, "all"); sum.Complete || len(sum.Confirmed) != 0 || !slices.Equal(sum.Missing, []string{d2.Name}) {
+		t.Errorf("flush on d1, while nothing reaches d2's kernel: %+v", sum)
 	}
 	if all := kernelConns(t, d2); len(all) > 0 {
 		t.Errorf("the kernel has entries although its firewall drops what is injected: %v", all)
@@ -148,6 +157,7 @@ func TestDropPolicy(t *testing.T) {
 		must(t, err)
 	}
 	must(t, daemons[1].WaitFor("reaches the kernel again", readyLimit))
+	daemons[1].waitSynced(t)
 	x := probe(t, f, d1)
 	waitEntry(t, d2, x, "UDP")
 	for _, x := range down.Downloads() {
@@ -159,4 +169,5 @@ func TestDropPolicy(t *testing.T) {
 	}
 	// It sends nothing any more: what was lost is injected again.
 	waitEntry(t, d2, quiet, "UDP")
+	daemons[1].waitSynced(t)
 }

@@ -31,7 +31,7 @@ var services = []farm.Service{
 }
 
 // serve starts the real servers.
-func serve(t *testing.T, f *farm.Farm) {
+func serve(t testing.TB, f *farm.Farm) {
 	t.Helper()
 	for _, r := range f.RealServers {
 		for _, port := range []uint16{natPort, drPort} {
@@ -44,7 +44,7 @@ func serve(t *testing.T, f *farm.Farm) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -12,12 +12,13 @@ _syncd() {
 	--sysctl) words="apply check off" ;;
 	--auth) words="enforce permissive receive-only" ;;
 	--mirror) words="all templates" ;;
-	--kernel_entries) words="all" ;;
-	--node | --group | --metrics | --tap | --tap_address | --syncid | --mirror_service) ;;
+	--kernel_entries) words="all next" ;;
+	--join) words="none" ;;
+	--backlog | --audit_interval | --node | --group | --metrics | --tap | --tap_address | --syncid | --mirror_service) ;;
 	*)
 		words="--config --debug --log_facility --node --interface --group --key_file --insecure
 			--control --metrics --check --cleanup --tap --tap_address --sysctl --auth --syncid
-			--mirror --mirror_service --kernel_entries --help"
+			--mirror --mirror_service --kernel_entries --join --backlog --audit_interval --help"
 		;;
 	esac
 	COMPREPLY=($(compgen -W "$words" -- "$cur"))

@@ -1,0 +1,171 @@
+package native
+
+import (
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestDeath cuts directors off, one after the other, and measures for how long the flows of each are not answered.
+func TestDeath(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		bar  time.Duration
+	}{
+		{"default timers", nil, 700 * time.Millisecond},
+		{"fast timers", []string{"--keepalive", "30ms", "--warntime", "80ms", "--deadtime", "250ms", "--lease", "160ms"}, 350 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFarm(t, 3, c.args...)
+			f.responders(nil)
+			f.settled()
+			fs := f.startFlows(48)
+			defer fs.end()
+			var gaps []time.Duration
+			n := rounds(t, 3)
+			for round := range n {
+				d := f.directors[round%len(f.directors)]
+				until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+				mine := fs.of(d.index)
+				at := time.Now()
+				d.plug(false)
+				time.Sleep(patient(c.bar) + 300*time.Millisecond)
+				worst := time.Duration(0)
+				for _, fl := range mine {
+					g, _, _ := fl.gap(at.Add(-20*time.Millisecond), at.Add(patient(c.bar)))
+					worst = max(worst, g)
+				}
+				if !answeredSince(mine, at.Add(patient(c.bar))) {
+					worst = time.Hour
+				}
+				gaps = append(gaps, worst)
+				// It is dead: its kernel, too. Its share is closed when it comes back.
+				d.kill()
+				d.plug(true)
+				d.start()
+				f.settled()
+			}
+			p50, p99 := percentile(gaps, 50), percentile(gaps, 99)
+			t.Logf("RESULT death of a director (%s), %d times, %d flows: time without service p50 %v, p99 %v; answered twice: %d", c.name, n, len(fs.all),
+				p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
+			if bar := patient(c.bar); p99 > bar {
+				t.Errorf("p99 is %v, above %v", p99, bar)
+			}
+			if fs.twice() > 0 {
+				t.Errorf("%d datagrams were answered twice", fs.twice())
+			}
+		})
+	}
+}
+
+// TestDrain drains directors and lets them take part again, and measures the gap of the flows that move.
+func TestDrain(t *testing.T) {
+	f := newFarm(t, 3)
+	f.responders(nil)
+	f.settled()
+	fs := f.startFlows(48)
+	defer fs.end()
+	until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+	for i, d := range f.directors { // saru knows who answers
+		for _, fl := range fs.of(i) {
+			if w := f.directors[0].which(fl.from); w.Owner != d.name {
+				t.Errorf("%v is answered by %s; saructl which says %q, bucket %d", fl.from, d.name, w.Owner, w.Bucket)
+			}
+		}
+	}
+	var gaps []time.Duration
+	n := rounds(t, 6)
+	for round := range n {
+		d := f.directors[round%len(f.directors)]
+		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		mine := fs.of(d.index)
+		at := time.Now()
+		d.order(true)
+		time.Sleep(100 * time.Millisecond)
+		worst := time.Duration(0)
+		for _, fl := range mine {
+			g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
+			worst = max(worst, g)
+		}
+		for _, fl := range fs.of(d.index) {
+			t.Errorf("round %d: %s still answers %v", round, d.name, fl.from)
+		}
+		gaps = append(gaps, worst)
+		d.order(false)
+		f.settled()
+	}
+	p50, p99 := percentile(gaps, 50), percentile(gaps, 99)
+	t.Logf("RESULT drain, %d times: gap p50 %v, p99 %v; answered twice: %d", n, p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
+	if bar := patient(50 * time.Millisecond); p99 > bar {
+		t.Errorf("p99 is %v, above %v", p99, bar)
+	}
+	if fs.twice() > 0 {
+		t.Errorf("%d datagrams were answered twice", fs.twice())
+	}
+}
+
+// leaseInKernel asks the real nft what remains of the lease.
+func (d *director) leaseInKernel() time.Duration {
+	t := d.farm.t
+	t.Helper()
+	var out []byte
+	var err error
+	d.ns.Do(t, func() { out, err = exec.Command("nft", "list", "set", "inet", "saru", "lease").CombinedOutput() })
+	must(t, err)
+	_, text, ok := strings.Cut(string(out), "expires ")
+	if !ok {
+		t.Fatalf("there is no lease:\n%s", out)
+	}
+	left, err := time.ParseDuration(text[:strings.IndexAny(text, " ,\n}")])
+	must(t, err)
+	return left
+}
+
+// TestStoppedProcess stops saru alone: the kernel closes its share when the lease ends, and only then another director opens it.
+func TestStoppedProcess(t *testing.T) {
+	f := newFarm(t, 3)
+	f.responders(nil)
+	f.settled()
+	fs := f.startFlows(48)
+	defer fs.end()
+	for round := range rounds(t, 3) {
+		d := f.directors[round%len(f.directors)]
+		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		mine := fs.of(d.index)
+		d.signal(syscall.SIGSTOP)
+		at := time.Now()
+		left := d.leaseInKernel()
+		end := time.Now().Add(left) // or a little sooner: nft takes its time
+		time.Sleep(900 * time.Millisecond)
+		var lastOwn, firstOther time.Time
+		for _, fl := range mine {
+			fl.mu.Lock()
+			for _, a := range fl.answers {
+				switch {
+				case a.at.Before(at):
+				case a.director == d.index && a.at.After(lastOwn):
+					lastOwn = a.at
+				case a.director != d.index && (firstOther.IsZero() || a.at.Before(firstOther)):
+					firstOther = a.at
+				}
+			}
+			fl.mu.Unlock()
+		}
+		d.signal(syscall.SIGCONT)
+		t.Logf("RESULT SIGSTOP of saru on %s, with %v of its lease left in the kernel: it answers for %v more, the next director from %v on", d.name,
+			end.Sub(at).Round(time.Millisecond), lastOwn.Sub(at).Round(time.Millisecond), firstOther.Sub(at).Round(time.Millisecond))
+		if late := lastOwn.Sub(end); late > patient(10*time.Millisecond) {
+			t.Errorf("%s answers %v after the end of its lease", d.name, late)
+		}
+		if !firstOther.After(lastOwn) {
+			t.Errorf("another director answers %v before %s has closed", lastOwn.Sub(firstOther), d.name)
+		}
+		f.settled()
+	}
+	if n := fs.twice(); n > 0 {
+		t.Errorf("%d datagrams were answered twice", n)
+	}
+}

@@ -1,0 +1,176 @@
+package native
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// interval is how often each flow sends a datagram: the resolution of what is measured.
+const interval = 5 * time.Millisecond
+
+// answer is an answer to a datagram of a flow.
+type answer struct {
+	at       time.Time
+	director int
+}
+
+// flow sends datagrams and notes the answers.
+type flow struct {
+	conn    *net.UDPConn
+	from    netip.AddrPort
+	mu      sync.Mutex
+	answers []answer
+	sent    int
+}
+
+// flows are many of them at once.
+type flows struct {
+	all  []*flow
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+// startFlows opens n flows in the client and lets them send.
+func (f *farm) startFlows(n int) *flows {
+	t := f.t
+	t.Helper()
+	out := &flows{stop: make(chan struct{})}
+	f.client.Do(t, func() {
+		for range n {
+			c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: vip.AsSlice(), Port: int(port)})
+			must(t, err)
+			out.all = append(out.all, &flow{conn: c, from: c.LocalAddr().(*net.UDPAddr).AddrPort()})
+		}
+	})
+	for _, fl := range out.all {
+		out.wg.Go(func() {
+			buf := make([]byte, 64)
+			for {
+				n, err := fl.conn.Read(buf)
+				if err != nil {
+					select {
+					case <-out.stop:
+						return
+					default:
+					}
+					continue // refused: an ICMP error of a director that is being started
+				}
+				if n < 1 {
+					continue
+				}
+				fl.mu.Lock()
+				fl.answers = append(fl.answers, answer{time.Now(), int(buf[0])})
+				fl.mu.Unlock()
+			}
+		})
+	}
+	out.wg.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-out.stop:
+				return
+			case <-tick.C:
+			}
+			for _, fl := range out.all {
+				fl.mu.Lock()
+				fl.sent++
+				fl.mu.Unlock()
+				_, _ = fl.conn.Write([]byte("?"))
+			}
+		}
+	})
+	return out
+}
+
+func (fs *flows) end() {
+	close(fs.stop)
+	time.Sleep(50 * time.Millisecond) // the last answers
+	for _, fl := range fs.all {
+		_ = fl.conn.Close()
+	}
+	fs.wg.Wait()
+}
+
+// of returns the flows that a director answers now.
+func (fs *flows) of(director int) (out []*flow) {
+	for _, fl := range fs.all {
+		fl.mu.Lock()
+		if n := len(fl.answers); n > 0 && fl.answers[n-1].director == director {
+			out = append(out, fl)
+		}
+		fl.mu.Unlock()
+	}
+	return out
+}
+
+// twice returns how many datagrams were answered more than once: answers beyond what was sent cannot be told from each other, so a flow with more
+// answers than datagrams has some.
+func (fs *flows) twice() (n int) {
+	for _, fl := range fs.all {
+		fl.mu.Lock()
+		n += max(0, len(fl.answers)-fl.sent)
+		fl.mu.Unlock()
+	}
+	return n
+}
+
+// gap returns the longest time without an answer that begins after a moment and before another, and by whom the answers before and after are.
+func (fl *flow) gap(after, before time.Time) (longest time.Duration, from, to int) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	last := answer{after, -1}
+	for _, a := range fl.answers {
+		if a.at.Before(after) {
+			last = a
+			continue
+		}
+		if last.at.After(before) {
+			break
+		}
+		if d := a.at.Sub(last.at); d > longest {
+			longest, from, to = d, last.director, a.director
+		}
+		last = a
+	}
+	return longest, from, to
+}
+
+// answeredSince reports whether all flows have had an answer since a moment.
+func answeredSince(list []*flow, at time.Time) bool {
+	for _, fl := range list {
+		fl.mu.Lock()
+		n := len(fl.answers)
+		ok := n > 0 && fl.answers[n-1].at.After(at)
+		fl.mu.Unlock()
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// until waits until check holds.
+func until(t testing.TB, limit time.Duration, what string, check func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !check(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, limit)
+		}
+	}
+}
+
+// percentile returns the p-th percentile of durations.
+func percentile(list []time.Duration, p float64) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	s := slices.Clone(list)
+	slices.Sort(s)
+	return s[min(len(s)-1, int(float64(len(s))*p/100))]
+}
