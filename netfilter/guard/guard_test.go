@@ -293,29 +293,3 @@ func TestWatchEndsAtOnce(t *testing.T) {
 	}
 	mustCheck(t, true) // it leaves the table; Remove is the caller's
 }
-
-// TestWatcherGivesUp has a table name that the kernel refuses, so that nothing can be put right.
-func TestWatcherGivesUp(t *testing.T) {
-	nstest.New(t)
-	cfg, _ := testConfig().check()
-	cfg.Table = strings.Repeat("x", 300) // longer than the kernel allows
-	w := watcher{cfg: cfg, onMend: func(why string) { t.Errorf("mended %q", why) }}
-	var waits []time.Duration
-	for {
-		wait, err := w.step()
-		if err != nil {
-			if !strings.Contains(err.Error(), "install nftables table") {
-				t.Errorf("gave up with %v", err)
-			}
-			break
-		}
-		waits = append(waits, wait)
-	}
-	want := []time.Duration{10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000, 1000, 1000, 1000, 1000}
-	for i := range want {
-		want[i] *= time.Millisecond
-	}
-	if diff := cmp.Diff(want, waits); diff != "" {
-		t.Error(diff)
-	}
-}
