@@ -122,7 +122,9 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error {
 		return d.filter.Watch(inner, func(why string) {
 			d.worker.mended()
-			d.coord.step(func(now time.Time, k *core.Core) { k.Alarm("filter", "the filter was changed by somebody: "+why) })
+			d.coord.step(func(now time.Time, k *core.Core) {
+				k.PassingAlarm("filter", "the filter was changed by somebody, and everything accepted until it was mended: "+why)
+			})
 			d.log.Error("the filter was changed by somebody: it has been closed and made anew", "why", why)
 		})
 	})

@@ -40,6 +40,7 @@ var messages = []struct {
 			Counts:  Ref{Line{0x41, 0x42}, 0x43, digest(0x44)},
 			Pending: Ref{Line{0x51, 0x52}, 0x53, digest(0x54)}, PendingBallot: Ballot{0x55, 0x56},
 			Promise: Ballot{0x61, 0x62}, Released: digest(0x63), Answer: 0x64, Paged: true,
+			Timers: Timers{Keepalive: 0x71, Deadtime: 0x72, Lease: 0x73, Guard: 0x74},
 			Echoes: []Echo{
 				{Node: 1, Incarnation: 2, Sequence: 3, AgeMS: 4, Supports: true},
 				{Node: 5, Incarnation: 6, AgeMS: 7, Dead: true, Counts: true},
@@ -49,18 +50,18 @@ var messages = []struct {
 			0000000000000031 0101 0033 0034 04 02 00000035 00000037 0000000000000038 36363636363636363636363636363636
 			00000041 0000000000000042 00000043 44444444444444444444444444444444
 			00000051 0000000000000052 00000053 54545454545454545454545454545454 00000055 0000000000000056
-			00000061 0000000000000062 63636363636363636363636363636363 0000000000000064 6c767331
+			00000061 0000000000000062 63636363636363636363636363636363 0000000000000064 00000071 00000072 00000073 00000074 6c767331
 			0000000000000001 0000000000000002 0000000000000003 00000004 01
 			0000000000000005 0000000000000006 0000000000000000 00000007 06` + noTag,
 	},
 	{
 		name: "heartbeat of a newcomer",
-		m:    &Heartbeat{Header: Header{Key: 7, Sender: 1, Incarnation: 2, Sequence: 3}, Name: "a"},
+		m:    &Heartbeat{Header: Header{Key: 7, Sender: 1, Incarnation: 2, Sequence: 3}, Name: "a", Timers: Timers{Keepalive: 4, Deadtime: 5, Lease: 6}},
 		hex: `53415243 01 07 01 00 0000000000000001 0000000000000002 0000000000000003
 			0000000000000000 0000 0000 0000 01 00 00000000 00000000 0000000000000000 00000000000000000000000000000000
 			00000000 0000000000000000 00000000 00000000000000000000000000000000
 			00000000 0000000000000000 00000000 00000000000000000000000000000000 00000000 0000000000000000
-			00000000 0000000000000000 00000000000000000000000000000000 0000000000000000 61` + noTag,
+			00000000 0000000000000000 00000000000000000000000000000000 0000000000000000 00000004 00000005 00000006 00000000 61` + noTag,
 	},
 	{
 		name: "prepare",
@@ -228,14 +229,15 @@ func TestParseHostile(t *testing.T) {
 		{"heartbeat with a reference without a digest", sample(beat, body+80+16, zero16...), ErrMalformed},
 		{"heartbeat with a ballot of nobody", sample(beat, body+112+4, zero8...), ErrMalformed},
 		{"heartbeat with a promise to nobody", sample(beat, body+124+4, zero8...), ErrMalformed},
-		{"name with a space", sample(beat, body+160, ' '), ErrMalformed},
-		{"name with a control character", sample(beat, body+163, '\n'), ErrMalformed},
-		{"name with a zero", sample(beat, body+163, 0), ErrMalformed},
-		{"name with DEL", sample(beat, body+163, 0x7f), ErrMalformed},
-		{"name not ASCII", sample(beat, body+160, 0xc3, 0xa4), ErrMalformed},
-		{"echo of nobody", sample(beat, body+164, zero8...), ErrMalformed},
-		{"echo of no incarnation", sample(beat, body+164+29+8, zero8...), ErrMalformed},
-		{"echo with an unknown flag", sample(beat, body+164+28, 8), ErrMalformed},
+		{"heartbeat without a deadtime", sample(beat, body+164, 0, 0, 0, 0), ErrMalformed},
+		{"name with a space", sample(beat, body+176, ' '), ErrMalformed},
+		{"name with a control character", sample(beat, body+179, '\n'), ErrMalformed},
+		{"name with a zero", sample(beat, body+179, 0), ErrMalformed},
+		{"name with DEL", sample(beat, body+179, 0x7f), ErrMalformed},
+		{"name not ASCII", sample(beat, body+176, 0xc3, 0xa4), ErrMalformed},
+		{"echo of nobody", sample(beat, body+180, zero8...), ErrMalformed},
+		{"echo of no incarnation", sample(beat, body+180+29+8, zero8...), ErrMalformed},
+		{"echo with an unknown flag", sample(beat, body+180+28, 8), ErrMalformed},
 
 		{"prepare without a parent", sample("prepare", body, make([]byte, 32)...), ErrMalformed},
 		{"prepare without a ballot", sample("prepare", body+32, make([]byte, 12)...), ErrMalformed},

@@ -33,7 +33,7 @@
 //	10  2   weight
 //	12  2   ping nodes that it reaches
 //	14  1   length of the node name, 1 to 63
-//	15  1   number of echoes, at most 41 (MaxEchoes)
+//	15  1   number of echoes, at most 40 (MaxEchoes)
 //	16  4   buckets that it holds open
 //	20  4   newest term that it has heard of; 0: none
 //	24  8   master of the table that counts; zero: it has none, or is no member of it
@@ -44,7 +44,8 @@
 //	124 12  promise: the ballot below which nothing is accepted as successor
 //	136 16  digest of the table of which everything that it takes away has been closed and flushed
 //	152 8   nonce of the newest command that was obeyed; 0: none
-//	160 ..  node name in printable ASCII without spaces
+//	160 16  timers in microseconds, 4 bytes each: keepalive, deadtime, lease, guard; only the last may be 0
+//	176 ..  node name in printable ASCII without spaces
 //	..  ..  echoes, 29 bytes each:
 //	          0  8  node heard, not zero
 //	          8  8  its incarnation, not zero
@@ -52,7 +53,8 @@
 //	          24 4  age: milliseconds since it was last heard
 //	          28 1  flags: 0x01 supports, 0x02 dead, 0x04 counts
 //
-// Body of KindPrepare: reference to the parent (32), ballot (12). Body of KindAccept: reference to the parent (32), ballot (12), reference to
+// Body of KindPrepare: reference to the parent (32), ballot (12). Body of KindAccept: reference to the parent (32; of a first table, which has none, to
+// itself), ballot (12), reference to
 // the table (32). None of them is zero.
 //
 // Body of KindPart:

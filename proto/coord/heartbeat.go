@@ -7,7 +7,7 @@ import (
 
 // Sizes of a heartbeat's body.
 const (
-	heartbeatLen = 160
+	heartbeatLen = 176
 	echoLen      = 29
 	// MaxName is the longest node name in bytes.
 	MaxName = 63
@@ -55,6 +55,8 @@ func (h *Heartbeat) check() error {
 		return fmt.Errorf("references %+v and %+v: %w", h.Counts, h.Pending, ErrMalformed)
 	case !h.PendingBallot.ok() || !h.Promise.ok():
 		return fmt.Errorf("ballots %+v and %+v: %w", h.PendingBallot, h.Promise, ErrMalformed)
+	case h.Timers.Keepalive == 0 || h.Timers.Deadtime == 0 || h.Timers.Lease == 0:
+		return fmt.Errorf("timers %+v: %w", h.Timers, ErrMalformed)
 	case len(h.Echoes) > MaxEchoes:
 		return fmt.Errorf("%d echoes: %w", len(h.Echoes), ErrMalformed)
 	}
@@ -91,6 +93,9 @@ func (h *Heartbeat) AppendBinary(b []byte) ([]byte, error) {
 	b = appendBallot(b, h.Promise)
 	b = append(b, h.Released[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.Answer)
+	for _, us := range []uint32{h.Timers.Keepalive, h.Timers.Deadtime, h.Timers.Lease, h.Timers.Guard} {
+		b = binary.BigEndian.AppendUint32(b, us)
+	}
 	b = append(b, h.Name...)
 	for i := range h.Echoes {
 		b = appendEcho(b, &h.Echoes[i])
@@ -134,6 +139,7 @@ func parseHeartbeat(head Header, flags uint8, r *reader) (*Heartbeat, error) {
 	h.Promise = r.ballot()
 	h.Released = r.digest()
 	h.Answer = r.uint64()
+	h.Timers = Timers{Keepalive: r.uint32(), Deadtime: r.uint32(), Lease: r.uint32(), Guard: r.uint32()}
 	h.Name = string(r.bytes(name))
 	if echoes == 0 || len(r.b) < echoes*echoLen {
 		r.bytes(echoes * echoLen)

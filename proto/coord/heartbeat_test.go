@@ -19,7 +19,7 @@ func manyEchoes(n int) []Echo {
 }
 
 func TestHeartbeatLimits(t *testing.T) {
-	h := Heartbeat{Header: Header{Sender: 1, Incarnation: 2, Sequence: 3}, Name: strings.Repeat("n", MaxName), Echoes: manyEchoes(MaxEchoes)}
+	h := Heartbeat{Header: Header{Sender: 1, Incarnation: 2, Sequence: 3}, Name: strings.Repeat("n", MaxName), Timers: Timers{1, 2, 3, 4}, Echoes: manyEchoes(MaxEchoes)}
 	b, err := h.AppendBinary(nil)
 	if err != nil || len(b) > MaxDatagram || len(b)+echoLen <= MaxDatagram {
 		t.Errorf("largest heartbeat: %d bytes, error %v", len(b), err)
@@ -58,7 +58,7 @@ func TestPages(t *testing.T) {
 		{MaxMembers - 1, []int{MaxEchoes, MaxMembers - 1 - MaxEchoes}},
 		{3 * MaxEchoes, []int{MaxEchoes, MaxEchoes, MaxEchoes}},
 	} {
-		h := Heartbeat{Header: Header{Sender: 1, Incarnation: 2}, Name: "a", UptimeMS: 7, Answer: 8, Echoes: manyEchoes(tt.echoes)}
+		h := Heartbeat{Header: Header{Sender: 1, Incarnation: 2}, Name: "a", UptimeMS: 7, Answer: 8, Timers: Timers{1, 2, 3, 0}, Echoes: manyEchoes(tt.echoes)}
 		var sizes []int
 		var echoes []Echo
 		for i, p := range h.Pages() {

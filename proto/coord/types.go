@@ -75,6 +75,14 @@ type Echo struct {
 	Counts      bool   // what it sends is used (it has proved that it lives)
 }
 
+// Timers are those of a director that others rely on, in microseconds. Guard may be 0.
+type Timers struct {
+	Keepalive uint32
+	Deadtime  uint32
+	Lease     uint32
+	Guard     uint32
+}
+
 // Heartbeat is what a director says of itself and of those that it hears, every keepalive and when something of it changes. More echoes than fit
 // into one datagram come in several, each complete but for its echoes.
 type Heartbeat struct {
@@ -86,6 +94,7 @@ type Heartbeat struct {
 	Pings         uint16 // ping nodes that it reaches
 	Open          uint32 // buckets that it holds open
 	Function      Digest // of the share function that it is configured for
+	Timers        Timers // that it is configured for
 	Term          uint32 // newest term that it has heard of; 0: none
 	Master        uint64 // of the table that counts; 0: it has none, or is no member of it
 	Counts        Ref    // the table that counts here

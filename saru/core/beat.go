@@ -62,7 +62,7 @@ func (c *Core) beat() {
 	h := &coord.Heartbeat{
 		Name: c.cfg.Node, UptimeMS: uint64(c.now.Sub(c.started).Milliseconds()), State: c.state(), Weight: c.cfg.Weight,
 		Pings: uint16(c.local.Pings), Open: uint32(count(c.desired.Open)), Function: c.fn,
-		Term: c.maxTerm, PendingBallot: c.pendingBallot, Promise: c.promise, Answer: c.answer,
+		Timers: c.cfg.timers(), Term: c.maxTerm, PendingBallot: c.pendingBallot, Promise: c.promise, Answer: c.answer,
 	}
 	if c.votes() || c.handed { // who is no member only looks on; but one that hands over may be the only one to know that the table counts
 		h.Master, h.Counts = c.counts.Master, c.counts.ref

@@ -179,6 +179,9 @@ type Core struct {
 	reviewed time.Time
 	need     *need // as it was then
 
+	without map[uint64]string    // nodes that this side has taken over from, though they may live
+	passing map[string]time.Time // when alarms end by themselves
+
 	minoritySince time.Time
 	ineligible    map[member]time.Time
 	out           Output
@@ -198,7 +201,7 @@ func New(cfg Config, now time.Time) *Core {
 		cfg: cfg, self: self, started: now, now: now, ticked: now, listens: now, nextBeat: now,
 		peers: peer.NewSet(peer.ID(self.node), cfg.Incarnation, cfg.Links),
 		views: map[uint64]*view{}, heard: map[member]time.Time{}, dead: map[member]bool{},
-		store: newStore(), awaiting: map[uint16]member{}, given: map[uint16]bool{}, strangers: map[member]stranger{}, ineligible: map[member]time.Time{}, alarms: map[string]string{}, known: map[member]uint64{}, stale: true,
+		store: newStore(), awaiting: map[uint16]member{}, given: map[uint16]bool{}, strangers: map[member]stranger{}, ineligible: map[member]time.Time{}, alarms: map[string]string{}, known: map[member]uint64{}, without: map[uint64]string{}, passing: map[string]time.Time{}, stale: true,
 	}
 }
 

@@ -68,7 +68,7 @@ func (c *Core) firstTable() (*coord.Table, error) {
 		Members: []coord.Member{c.asMember()}, Function: c.local.Function,
 	}
 	for v := range c.live {
-		if v.beat.State&coord.StateJoins != 0 && !c.deaf(v) && len(t.Members) < coord.MaxMembers {
+		if v.beat.State&coord.StateJoins != 0 && !c.deaf(v) && c.alike(v) && len(t.Members) < coord.MaxMembers {
 			t.Members = append(t.Members, coord.Member{Node: v.who.node, Incarnation: v.who.incarnation, Weight: weightOf(v.beat), Name: v.beat.Name})
 		}
 	}
@@ -91,7 +91,7 @@ func (c *Core) hearFounding(a *coord.Accept) {
 	switch {
 	case t == nil:
 		c.fetch(a.Table.Digest, member{a.Sender, a.Incarnation})
-	case !t.founds() || t.Version != 1 || t.Policy != coord.Quorum || t.Master != a.Sender || t.index(c.self) < 0:
+	case !c.alike(c.views[a.Sender]) || !t.founds() || t.Version != 1 || t.Policy != coord.Quorum || t.Master != a.Sender || t.index(c.self) < 0:
 		c.event("refused", fmt.Sprintf("a farm that %s founds", c.name(member{a.Sender, a.Incarnation})))
 	case c.pending == nil || c.pending.ref == t.ref || c.pending.Master == t.Master || c.mayAbandon():
 		c.acceptFounding(t, a.Ballot)

@@ -32,6 +32,9 @@ func (c *Core) yieldToForeign() {
 		theirs := v.beat.Counts.Line
 		deaf := v.peer.Lost || c.deaf(v)
 		if lineBefore(c.counts.Line, theirs) || deaf && c.foreignFor(v) {
+			if c.counts.index(v.who) >= 0 && !c.dead[v.who] {
+				c.standsStill() // it has not been cut off from that one, as far as it knows
+			}
 			c.yield(fmt.Sprintf("%s is in the line of term %d, this director in that of %d", c.name(v.who), theirs.Term, c.counts.Line.Term))
 			return
 		}
@@ -100,6 +103,8 @@ func (c *Core) yield(why string) {
 	c.all = nil
 	clear(c.heard)
 	clear(c.ineligible)
+	clear(c.without)
+	c.tellWithout()
 	c.dirty = true
 }
 
@@ -165,8 +170,11 @@ func (c *Core) found() {
 	for v := range c.live {
 		switch {
 		case v.beat.State&coord.StateJoins != 0 && !c.deaf(v):
-			if starting++; v.who.node < c.self.node {
-				return // that one founds it
+			if v.who.node < c.self.node {
+				return // that one founds it, be it without this director
+			}
+			if c.alike(v) {
+				starting++
 			}
 		default:
 			unready++
@@ -229,7 +237,14 @@ func (c *Core) survive() {
 	c.minoritySince = time.Time{}
 	c.alarm("minority", "")
 	c.event("survivor", "a minority that reaches all ping nodes goes on")
+	var others []coord.Member
+	for i, m := range c.counts.members {
+		if m != c.self && c.alive(m) == nil {
+			others = append(others, c.counts.Members[i])
+		}
+	}
 	c.establish("survived")
+	c.goesWithout(others)
 }
 
 // restarted reports whether every other member is heard, and too few under the incarnation that is a member: power has failed. Nobody is left who

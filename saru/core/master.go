@@ -150,7 +150,7 @@ func (c *Core) needs() *need {
 		reason(true, "version %d was proposed, and it is not known whether it counts", c.pending.Version)
 	}
 	for v := range c.live {
-		if v.beat.State&coord.StateJoins == 0 || c.counts.index(v.who) >= 0 || c.deaf(v) {
+		if v.beat.State&coord.StateJoins == 0 || c.counts.index(v.who) >= 0 || c.deaf(v) || !c.alike(v) {
 			continue
 		}
 		if r := v.beat.Counts; r != (coord.Ref{}) && r.Line != c.counts.ref.Line {

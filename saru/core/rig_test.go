@@ -105,7 +105,7 @@ func (r *rig) hear(m coord.Message) peer.Verdict {
 func (r *rig) beat(from string, change ...func(*coord.Heartbeat)) peer.Verdict {
 	fn := function()
 	h := &coord.Heartbeat{
-		Header: r.header(from), Name: from, State: coord.StateSynced | coord.StateUsable | coord.StateFits, Weight: 100, Function: fn.Digest(),
+		Header: r.header(from), Name: from, State: coord.StateSynced | coord.StateUsable | coord.StateFits, Weight: 100, Function: fn.Digest(), Timers: r.cfg.timers(),
 		Echoes: []coord.Echo{{Node: r.self.node, Incarnation: r.self.incarnation, Sequence: r.newest, Supports: true, Counts: true}},
 	}
 	if r.counts != nil && r.counts.index(who(from)) >= 0 {

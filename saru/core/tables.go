@@ -62,6 +62,10 @@ func (c *Core) adopt(t *table) {
 	if old == nil && c.pending != nil && !accepted {
 		c.silent = c.now.Add(c.cfg.wait()) // it was to be another farm
 	}
+	if t.gone(c.self) || !c.leaving && old != nil && old.index(c.self) >= 0 && t.index(c.self) < 0 {
+		c.standsStill()
+	}
+	c.takenOver(old, t)
 	c.founding = nil
 	if len(c.notBefore) != len(t.Owner) {
 		c.notBefore, direct = make([]time.Time, len(t.Owner)), false
@@ -132,6 +136,9 @@ func (c *Core) accept(t *table, b coord.Ballot) {
 		return
 	}
 	replaced := c.pending != nil
+	if t.gone(c.self) {
+		c.standsStill()
+	}
 	c.pending, c.pendingAt = t, c.now
 	c.stale, c.review = true, true
 	c.rejudge(!replaced)

@@ -86,7 +86,7 @@ func (c *Core) hearBeat(link int, h *coord.Heartbeat) peer.Verdict {
 			Age: time.Duration(own.AgeMS) * time.Millisecond, Counts: own.Counts},
 	})
 	if what == peer.Namesake {
-		c.alarm("namesake", fmt.Sprintf("another live director uses the name %s", c.cfg.Node))
+		c.PassingAlarm("namesake", fmt.Sprintf("another live director uses the name %s", c.cfg.Node))
 	}
 	if verdict == peer.WrongIncarnation {
 		c.hearLost(h)
@@ -115,6 +115,7 @@ func (c *Core) hearBeat(link int, h *coord.Heartbeat) peer.Verdict {
 		c.review = true
 	}
 	c.heard[who] = c.now
+	c.heardAgain(h.Sender)
 	c.maxTerm = max(c.maxTerm, h.Term, h.Counts.Line.Term, h.Pending.Line.Term)
 	newest := h.Sequence > v.beat.Sequence
 	if newest {
@@ -232,6 +233,8 @@ func (c *Core) expire() {
 			c.forget(v.who.node)
 		}
 	}
+	c.compareTimers()
+	c.endAlarms()
 	for m := range c.heard {
 		if c.views[m.node] == nil && (c.counts == nil || c.counts.index(m) < 0) {
 			delete(c.heard, m)

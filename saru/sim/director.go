@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"slices"
+	"fmt"
 	"time"
 
 	"saru/lib/peer"
@@ -11,11 +11,14 @@ import (
 
 // Director is a director of the world: a process that lives or does not, and a kernel.
 type Director struct {
+	Deadtime time.Duration // another one than the farm's, from its next start on
+
 	w       *World
 	index   int
 	name    string
-	rate    float64    // how fast its clock runs
-	local   core.Local // what it finds out about its machine
+	rate    float64       // how fast its clock runs
+	behind  time.Duration // for how long it has stood still
+	local   core.Local    // what it finds out about its machine
 	core    *core.Core
 	life    int // rises with each start and end of the process
 	paused  bool
@@ -38,7 +41,7 @@ var epoch = time.Unix(1_000_000, 0)
 
 // clock is the director's own.
 func (d *Director) clock() time.Time {
-	return epoch.Add(time.Duration(float64(d.w.now) * d.rate))
+	return epoch.Add(time.Duration(float64(d.w.now-d.behind) * d.rate))
 }
 
 // worldTime is how long something takes that lasts x by the director's clock.
@@ -125,6 +128,18 @@ func (d *Director) Resume() {
 	}
 }
 
+// StopClock stops the process and its kernel with all their clocks, as a virtual machine that is paused, and lets them go on after a while.
+func (d *Director) StopClock(length time.Duration) {
+	d.Pause()
+	d.w.After(length, func() {
+		d.w.trace("%s goes on, its clock stood still", d.name)
+		d.behind += length
+		d.kernel.lease += length
+		d.kernel.fence += length
+		d.w.After(0, d.Resume)
+	})
+}
+
 // Drain drains it, or ends that.
 func (d *Director) Drain(on bool) {
 	d.w.trace("%s drains: %v", d.name, on)
@@ -165,11 +180,16 @@ func (d *Director) when(life int, f func()) {
 }
 
 // arrive takes in a datagram that was sent at a time.
-func (d *Director) arrive(m coord.Message, from int, incarnation uint64, sent, echoed time.Duration) {
+func (d *Director) arrive(b []byte, from int, incarnation uint64, sent, echoed time.Duration) {
 	if d.core == nil {
 		return
 	}
 	d.when(d.life, func() {
+		m, err := coord.Parse(b)
+		if err != nil {
+			d.w.Violations = append(d.w.Violations, fmt.Sprintf("%s: %v", d.name, err))
+			return
+		}
 		d.hears(from, incarnation, sent, echoed)
 		d.step(func(now time.Time) { d.core.Hear(now, 0, d.misread(m)) })
 	})
@@ -181,14 +201,12 @@ func (d *Director) misread(m coord.Message) coord.Message {
 	if !ok || d.w.opt.Broken != LeaseFromNow {
 		return m
 	}
-	out := *h
-	out.Echoes = slices.Clone(h.Echoes)
-	for i := range out.Echoes {
-		if e := &out.Echoes[i]; e.Node == uint64(peer.IDOf(d.name)) {
+	for i := range h.Echoes {
+		if e := &h.Echoes[i]; e.Node == uint64(peer.IDOf(d.name)) {
 			e.Sequence = d.newest
 		}
 	}
-	return &out
+	return h
 }
 
 // step lets the coordinator decide, and does what it says.
@@ -204,6 +222,9 @@ func (d *Director) step(f func(time.Time)) {
 	}
 	for _, e := range out.Events {
 		d.events[e.Name]++
+		if e.Alarm && e.Name == "clock" && d.behind == 0 {
+			d.w.Violations = append(d.w.Violations, fmt.Sprintf("%.3f s: %s: %s", d.w.now.Seconds(), d.name, e.Text))
+		}
 		d.w.trace("%s %s: %s", d.name, e.Name, e.Text)
 	}
 	for _, m := range out.Send {

@@ -62,7 +62,6 @@ func TestSixtyFour(t *testing.T) {
 // BenchmarkSixtyFour measures what 64 coordinators need: for a second at rest, and until everything is owned after one has died.
 func BenchmarkSixtyFour(b *testing.B) {
 	w := newSixtyFour(b)
-	w.Measuring = true
 	b.Run("rest", func(b *testing.B) {
 		sent, bytes := w.Sent, w.Bytes
 		for b.Loop() {

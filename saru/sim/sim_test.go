@@ -131,6 +131,7 @@ func draw(t *rapid.T, partition core.Partition) drawn {
 
 // check tries a policy with as many schedules as TestMain says, and reports how long healing took.
 func check(t *testing.T, partition core.Partition) {
+	t.Parallel() // with the other policies
 	var healing []time.Duration
 	excused, datagrams, overlaps := 0, 0, 0
 	start := time.Now()

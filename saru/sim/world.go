@@ -78,11 +78,10 @@ type World struct {
 	Violations []string
 	Trace      []string // when Tracing
 	Tracing    bool
-	Excused    int // overlaps that are stated exceptions
-	Datagrams  int // that were to come to somebody
-	Sent       int // to all: each of them once
-	Bytes      int // of those; only when Measuring
-	Measuring  bool
+	Excused    int           // overlaps that are stated exceptions
+	Datagrams  int           // that were to come to somebody
+	Sent       int           // to all: each of them once
+	Bytes      int           // of those
 	Healing    time.Duration // how long it took until everything was owned again
 }
 
@@ -108,6 +107,9 @@ func (w *World) config(d *Director) core.Config {
 		Guard: 20 * time.Millisecond, StartDelay: 2 * time.Second,
 		Partition: w.opt.Partition, SurvivorDelay: 5 * time.Second, Expect: w.opt.Expect, Weight: 100, PingNodes: w.opt.PingNodes,
 		Jitter: func(x time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(x))) },
+	}
+	if d.Deadtime != 0 {
+		cfg.Deadtime = d.Deadtime
 	}
 	if w.opt.Broken == OpensAtOnce {
 		cfg.Guard = -(cfg.Lease + 50*time.Millisecond) // of which the wait is the sum
@@ -165,7 +167,7 @@ func (w *World) send(from *Director, m coord.Message) {
 	if beats {
 		w.breakRule(h)
 	}
-	w.measure(m)
+	b := w.encode(m)
 	_, incarnation := from.core.Self()
 	for _, to := range w.Directors {
 		if to == from {
@@ -189,21 +191,21 @@ func (w *World) send(from *Director, m coord.Message) {
 				if w.cut[[2]int{from.index, to.index}] {
 					return
 				}
-				to.arrive(m, from.index, incarnation, sent, echoed)
+				to.arrive(b, from.index, incarnation, sent, echoed)
 			})
 		}
 	}
 }
 
-// measure counts what goes over the wire.
-func (w *World) measure(m coord.Message) {
-	if w.Sent++; w.Measuring {
-		b, err := m.AppendBinary(nil)
-		if err != nil {
-			w.Violations = append(w.Violations, err.Error())
-		}
-		w.Bytes += len(b)
+// encode makes the datagram that goes over the wire, and counts it. What the wire refuses a real daemon could not send.
+func (w *World) encode(m coord.Message) []byte {
+	b, err := m.AppendBinary(nil)
+	if err != nil {
+		w.Violations = append(w.Violations, err.Error())
 	}
+	w.Sent++
+	w.Bytes += len(b)
+	return b
 }
 
 // breakRule makes a heartbeat say what the broken rule would let it say.
