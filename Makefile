@@ -21,7 +21,7 @@ KERNEL      ?= bookworm
 GUEST_LIMIT ?= 40m
 # Scenarios in which the kernel's version plays no part: what strangers send to syncd, how it is packaged and configured; and the slow
 # half of a comparison. They run on the first of KERNELS; empty, or with RUN: on all.
-ONCE ?= ^(TestHostile.*|TestOtherUser|TestPackaging|TestInitScript|TestRefusals|TestRotation|TestRedundantLinks|TestNodesAreApart|TestSingleOwner|TestKillAnywhere)$$|^TestRollingRestart$$/^kernel$$
+ONCE ?= ^(TestHostile.*|TestOtherUser|TestPackaging|TestInitScript|TestRefusals|TestRotation|TestRedundantLinks|TestNodesAreApart|TestSingleOwner|TestMoves|TestKillAnywhere)$$|^TestRollingRestart$$/^kernel$$
 # RUN selects tests by name, as go test -run does.
 RUN ?=
 # Further options of go test, -v for instance.
@@ -123,15 +123,18 @@ test-kernels: ## the guest tests on all kernels, Debian's newest included
 # Ten rounds of TestKillAnywhere take 36 to 39 s on two cores without hardware virtualisation, so 100 some 7 minutes a kernel; the
 # others have not been timed at this length.
 .PHONY: soak
-soak: deps-lab build ## kill syncd at random 100 times in each of some scenarios (SARU_ROUNDS=100)
+soak: soak-syncd soak-saru ## everything at length, hours
+
+.PHONY: soak-syncd
+soak-syncd: deps-lab build ## kill syncd at random 100 times in each of some scenarios (SARU_ROUNDS=100)
 	SARU_ROUNDS=$${SARU_ROUNDS:-100} $(MAKE) test-guest GUEST=./integration/scenarios/... GUEST_LIMIT=2h RUN='^(TestKillAnywhere|TestKillAndRestart|TestNothingLeft)'
 	SARU_ROUNDS=10 $(MAKE) test-guest GUEST=./integration/scenarios/... GUEST_LIMIT=1h RUN='^TestRollingRestart'
 
 .PHONY: soak-saru
 soak-saru: deps deps-lab build ## saru at length: 100,000 simulated schedules, 50 deaths, 10 minutes of overload, 200 rounds of random faults
-	SARU_SCHEDULES=$${SARU_SCHEDULES:-100000} $(GO) test -count=1 -timeout 6h ./saru/sim
+	SARU_SCHEDULES=$${SARU_SCHEDULES:-100000} $(GO) test -count=1 -v -timeout 6h -run '^Test(Quorum|ByTableSize|Available)$$' ./saru/sim
 	SARU_ROUNDS=$${SARU_DEATHS:-50} $(MAKE) test-native
-	SARU_ROUNDS=$${SARU_ROUNDS:-200} $(MAKE) test-guest KERNELS=$(KERNEL) GUEST=./integration/scenarios/... GUEST_LIMIT=4h RUN='^TestSingleOwner'
+	SARU_LAB_MEMORY=6G SARU_STREAMS=300 SARU_ROUNDS=$${SARU_ROUNDS:-200} $(MAKE) test-guest KERNELS=$(KERNEL) GUEST=./integration/scenarios/... GUEST_LIMIT=4h RUN='^(TestSingleOwner|TestMoves)$$' TESTFLAGS=-v
 
 .PHONY: lint
 lint: deps $(GOLANGCI_LINT) ## vet, staticcheck, layering and format

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/gopacket/gopacket/pcapgo"
 )
@@ -22,9 +23,12 @@ const witnessRules = `table inet witness {
 }
 `
 
+// WitnessRules are the rules by which a witness sees packets, for whoever flushes the node's ruleset.
+func WitnessRules() string { return fmt.Sprintf(witnessRules, VIP) }
+
 // Witness records each IPv4 packet to the virtual address that reaches IPVS of the node, until it is stopped.
 func (n *Node) Witness() (*Capture, error) {
-	if _, err := n.RunInput(fmt.Sprintf(witnessRules, VIP), "nft", "-f", "-"); err != nil {
+	if _, err := n.RunInput(WitnessRules(), "nft", "-f", "-"); err != nil {
 		return nil, fmt.Errorf("witness of %s: %w", n.Name, err)
 	}
 	n.mu.Lock()
@@ -43,9 +47,9 @@ type Taken struct {
 	Sequence   uint32 // TCP
 }
 
-// ReadWitness calls fn with each packet of a witness's file. A file that ends in the middle of a packet, because its director lost power, is read up to
-// there.
-func ReadWitness(file string, fn func(Taken)) error {
+// ReadWitness calls fn with each packet of a witness's file, and when it was taken. A file that ends in the middle of a packet, because its director lost power, is
+// read up to there.
+func ReadWitness(file string, fn func(time.Time, Taken)) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -56,12 +60,12 @@ func ReadWitness(file string, fn func(Taken)) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	for {
-		data, _, err := r.ReadPacketData()
+		data, info, err := r.ReadPacketData()
 		if err != nil {
 			return nil // the end, or cut off
 		}
 		if t, ok := parseNFLog(data); ok {
-			fn(t)
+			fn(info.Timestamp, t)
 		}
 	}
 }

@@ -250,8 +250,8 @@ func (f *farm) settled(directors ...*director) {
 				why = fmt.Sprintf("%s is %s: %q", d.name, s.State, s.Alarms)
 			case version != 0 && s.Version != version:
 				why = fmt.Sprintf("versions %d and %d", version, s.Version)
-			case len(s.Members) != len(directors):
-				why = fmt.Sprintf("%s has %d members", d.name, len(s.Members))
+			case members(s) != len(directors):
+				why = fmt.Sprintf("%s has %d members", d.name, members(s))
 			}
 			version = s.Version
 			open += s.Buckets.Open
@@ -264,6 +264,16 @@ func (f *farm) settled(directors ...*director) {
 		}
 	}
 	f.t.Fatalf("not settled: %s", why)
+}
+
+// members counts those that are in the table.
+func members(s control.Status) (n int) {
+	for i := range s.Members {
+		if s.Members[i].State != control.StateJoining {
+			n++
+		}
+	}
+	return n
 }
 
 // responders answer every datagram with the director's number, and tell seen.

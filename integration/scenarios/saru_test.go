@@ -99,26 +99,39 @@ func (w *witnesses) watch(d *farm.Node) {
 	w.files[d.Name] = append(w.files[d.Name], c.File)
 }
 
-// twice reads the records and returns how many packets there were, and those that two directors have taken.
-func (w *witnesses) twice() (packets int, twice []string) {
+// read ends the witnesses and calls fn with all that they have seen: by which director, when, what.
+func (w *witnesses) read(fn func(director string, at time.Time, p farm.Taken)) {
 	w.t.Helper()
 	for _, c := range w.live {
 		_ = c.Stop() // one whose director lost power has ended
 	}
-	by := map[farm.Taken]string{}
 	for _, name := range slices.Sorted(maps.Keys(w.files)) {
 		for _, file := range w.files[name] {
-			err := farm.ReadWitness(file, func(p farm.Taken) {
-				packets++
-				if other, known := by[p]; known && other != name {
-					twice = append(twice, fmt.Sprintf("%+v by %s and %s", p, other, name))
-				}
-				by[p] = name
-			})
+			err := farm.ReadWitness(file, func(at time.Time, p farm.Taken) { fn(name, at, p) })
 			if err != nil && !strings.Contains(err.Error(), "EOF") {
 				w.t.Errorf("read the witness of %s: %v", name, err)
 			}
 		}
 	}
+}
+
+// doubled is a packet that two directors have taken.
+type doubled struct {
+	packet       farm.Taken
+	first, other string
+	at           time.Time
+}
+
+// twice returns how many packets there were, and those that two directors have taken.
+func (w *witnesses) twice() (packets int, twice []doubled) {
+	w.t.Helper()
+	by := map[farm.Taken]string{}
+	w.read(func(name string, at time.Time, p farm.Taken) {
+		packets++
+		if other, known := by[p]; known && other != name {
+			twice = append(twice, doubled{p, other, name, at})
+		}
+		by[p] = name
+	})
 	return packets, twice
 }
