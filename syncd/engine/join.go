@@ -143,7 +143,7 @@ func (e *Engine) settle(now time.Time, mine *table.Entry) {
 	switch {
 	case !known && !heard:
 		// Nobody is left who knows more. Others may have the same connection in their lists: the youngest counts.
-		back := agesAgo(mine.Age())
+		back := stampedBack(mine)
 		e.publishAt(now, e.table.Slot(&mine.Record), remaining(mine), 0, back)
 		return
 	case !known:
@@ -159,14 +159,26 @@ func (e *Engine) settle(now time.Time, mine *table.Entry) {
 	e.claim(now, remaining(mine))
 }
 
-// agesAgo returns how far back a record is stamped that was refreshed age seconds ago, in microseconds: 1, 4, 16, ... seconds, so that many
-// records share a message.
-func agesAgo(age uint32) uint64 {
-	back := uint64(1)
-	for back < uint64(age) {
-		back *= 4
+// stampedBack returns how far back an entry of the kernel's list is stamped, in microseconds: about as far as it was refreshed. Ages are rounded, so a
+// connection that this kernel has made is stamped no earlier than it was refreshed: what this director told of it in its former life, and another one may still
+// know, is earlier than that. A copy of another's connection is stamped no later, and so not above what that one has told since. In between there are few steps,
+// each half as long again as the one before, so that many records share a message.
+func stampedBack(mine *table.Entry) uint64 {
+	age, below, step := mine.Age(), uint32(0), uint32(1)
+	made := mine.Record.Flags&ipvssync.FlagSync == 0
+	if made {
+		age -= min(age, ageSlack)
+	} else {
+		age += ageSlack
 	}
-	return back * 1e6
+	for step < age {
+		below = step
+		step += max(1, step/2)
+	}
+	if made && step != age {
+		step = below
+	}
+	return uint64(step) * 1e6
 }
 
 // remaining returns the record of an entry with what remains of its timeout.

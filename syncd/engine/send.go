@@ -9,8 +9,9 @@ import (
 )
 
 // openMessages is how many messages are filled at the same time. The records of a message share their grant; after a few fail-overs
-// connections of three or four different grants are mixed.
-const openMessages = 6
+// connections of three or four different grants are mixed. At a start without teachers they have one grant and are stamped back by up to 18 steps, below
+// the 15 minutes that a connection lives (stampedBack).
+const openMessages = 18
 
 // message is a datagram that is being filled.
 type message struct {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"saru/proto/ipvssync"
+	"saru/syncd/table"
 )
 
 // A director that needs a long time for its kernel's list does not conclude from that that it is alone.
@@ -216,5 +217,59 @@ func TestJoinWithClockBehind(t *testing.T) {
 	e, _ := b.table.Get(f.now.Add(behind), &r)
 	if e.Record.Real != live.Real {
 		t.Errorf("b's live connection was replaced by a's of ten minutes ago: %v, %d injected", e.Record.Real, len(b.injected))
+	}
+}
+
+// A director is killed after it has told one peer of a connection, and before it has told of its end; the other peer, which knows nothing of it, teaches its next
+// life. What the former life told does not come back over what the kernel has, by the audit for instance: found by killing daemons at random under loss.
+func TestEarlierLifeIsNotNewer(t *testing.T) {
+	taught := map[string]bool{}
+	for try := 0; try < 40 && len(taught) < 2; try++ {
+		f := newFarm(t)
+		audit := func(c *Config) { c.AuditInterval = 20 * time.Second }
+		for range try { // another teacher is drawn
+			f.inc++
+		}
+		for _, n := range []string{"a", "b", "c"} {
+			f.start(n, audit)
+		}
+		f.run(2 * time.Second)
+		f.drop = func(_, to string, _ []byte) bool { return to == "b" }
+		f.kernel("a", conn(1))
+		f.drop = nil
+		f.all["a"].down = true // it is killed
+		f.run(1500 * time.Millisecond)
+		a := f.start("a", audit)
+		fin := conn(1)
+		fin.State, fin.Timeout = ipvssync.TCPFinWait, 120
+		a.FromKernel(f.now, &fin, 2) // 1.4 s, and seconds are rounded
+		f.run(3 * time.Second)
+		taught[a.join.teacher] = true
+		f.run(2 * time.Minute / 3)
+		if len(a.injected) > 0 {
+			t.Errorf("taught by %s, a injects what its own former life has told: %+v", a.join.teacher, a.injected)
+		}
+		for _, n := range f.names() {
+			if e := f.all[n].entry(t, fin); e.Record.State != ipvssync.TCPFinWait {
+				t.Errorf("taught by %s, %s has the connection in state %d", a.join.teacher, n, e.Record.State)
+			}
+		}
+	}
+	if len(taught) != 2 {
+		t.Errorf("teachers were %v", taught)
+	}
+}
+
+// Ages are in steps: of a connection that the kernel has made, down; of a copy, up.
+func TestStampedBack(t *testing.T) {
+	for _, tt := range []struct{ age, made, copied uint32 }{{0, 0, 3}, {1, 0, 4}, {3, 0, 6}, {4, 1, 9}, {5, 2, 9}, {60, 42, 63}, {63, 42, 94}, {900, 711, 1066}} {
+		r := conn(1)
+		if got := stampedBack(&table.Entry{Record: r, Remaining: time.Duration(900-tt.age) * time.Second}); got != uint64(tt.made)*1e6 {
+			t.Errorf("made here %d s ago: %d", tt.age, got)
+		}
+		r.Flags |= ipvssync.FlagSync
+		if got := stampedBack(&table.Entry{Record: r, Remaining: time.Duration(900-tt.age) * time.Second}); got != uint64(tt.copied)*1e6 {
+			t.Errorf("copied %d s ago: %d", tt.age, got)
+		}
 	}
 }
