@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"time"
 
@@ -49,8 +50,9 @@ func (o *Options) table() string {
 }
 
 func (o *Options) filterConfig(v []share.Virtual, log *slog.Logger) share.Config {
+	mac, _ := net.ParseMAC(o.MAC) // it was checked; empty: nil
 	return share.Config{
-		Table: o.table(), Function: flow.Default, Virtuals: v, Inside: o.Inside, Masquerade: o.Masquerade, Period: o.Keepalive, Log: log,
+		Table: o.table(), Function: flow.Default, Virtuals: v, Inside: o.Inside, Masquerade: o.Masquerade, MAC: mac, Period: o.Keepalive, Log: log,
 	}
 }
 

@@ -126,7 +126,7 @@ func (o *Options) segmentWarnings() ([]string, error) {
 		}
 	}
 	if o.MAC == "" {
-		return warnings, nil
+		return append(warnings, "--mac is not given: each director forwards frames that reach the shared MAC address by chance, those for another director's own address again and again"), nil
 	}
 	all, err := net.Interfaces()
 	if err != nil {

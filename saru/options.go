@@ -182,7 +182,7 @@ func (o *Options) flags() *pflag.FlagSet {
 		"network inside whose servers may open connections, such as 10.0.0.0/24; repeatable")
 	v(config.Value(&o.MACMode, "MODE", parseMACMode), "mac_mode",
 		"how the directors come by one MAC address: external, that is by the operator's scripts")
-	v(config.Value(&o.MAC, "MAC", parseMAC), "mac", "the shared MAC address; --check looks for it")
+	v(config.Value(&o.MAC, "MAC", parseMAC), "mac", "the shared MAC address: what reaches it by chance is forwarded once or not at all")
 	v(config.Func("PATH", o.Syncd, o.setSyncd), "syncd", "control socket of syncd; none: there is no syncd")
 	config.CommandLineOnly(fs, "close", "open")
 	return fs

@@ -75,6 +75,7 @@ func (o *Options) needsRestart(running Options) []string {
 		program.Option{Name: "expect", Same: o.Expect == running.Expect},
 		program.Option{Name: "inside", Same: o.Inside == running.Inside},
 		program.Option{Name: "masquerade", Same: slices.Equal(o.Masquerade, running.Masquerade)},
+		program.Option{Name: "mac", Same: o.MAC == running.MAC},
 		program.Option{Name: "mac_mode", Same: o.MACMode == running.MACMode},
 		program.Option{Name: "syncd", Same: o.Syncd == running.Syncd},
 	)...)
@@ -85,7 +86,7 @@ func (o *Options) takeOver(from Options) {
 	o.TakeOver(from.Common)
 	o.Virtuals, o.VirtualAuto = from.Virtuals, from.VirtualAuto
 	o.Sense, o.Senses = from.Sense, maps.Clone(from.Senses)
-	o.Weight, o.MAC = from.Weight, from.MAC
+	o.Weight = from.Weight
 	if exchanged(from.PingNodes, o.PingNodes) {
 		o.PingNodes = from.PingNodes
 	}

@@ -152,6 +152,9 @@ func (n *Node) addLink(s Segment) error {
 	})
 }
 
+// MAC returns the hardware address of the node's link to a segment.
+func (n *Node) MAC(s Segment) net.HardwareAddr { return n.mac(s) }
+
 // mac returns the address of the node's link: one for all directors where they share it.
 func (n *Node) mac(s Segment) net.HardwareAddr {
 	if n.farm.spec.SharedMAC && n.role == Director && s != Sync {

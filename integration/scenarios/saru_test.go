@@ -34,6 +34,7 @@ func launchSaru(t testing.TB, d *farm.Node, args ...string) *coordinator {
 	all := append([]string{
 		"--node", d.Name, "--interface", string(farm.Sync), "--interface", string(farm.Front), "--key_file", keyFile, "--log_facility", "-",
 		"--control", saruSocket, "--syncd", controlSocket, "--virtual", farm.VIP.String(), "--virtual", farm.VIP6.String(), "--inside", string(farm.Inside),
+		"--mac", d.MAC(farm.Front).String(),
 	}, guestTimers...)
 	p, err := d.Start("saru", append(all, args...)...)
 	must(t, err)

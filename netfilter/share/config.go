@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -31,6 +32,8 @@ type Config struct {
 	Inside string
 	// Masquerade are the networks inside whose servers may open connections to the outside.
 	Masquerade []netip.Prefix
+	// MAC is the address that the directors share, for frames that reach it by chance; nil: those are let through.
+	MAC net.HardwareAddr
 	// Period is the time between two calls of Renew.
 	Period time.Duration
 	// Log may be nil.
@@ -88,6 +91,8 @@ func (c Config) check() (Config, error) {
 		return c, fmt.Errorf("share: interface name %q is too long", c.Inside)
 	case len(c.Masquerade) > 0 && c.Inside == "":
 		return c, errors.New("share: networks to masquerade, but no inside interface")
+	case len(c.MAC) != 0 && len(c.MAC) != 6:
+		return c, fmt.Errorf("share: MAC address %v", c.MAC)
 	case c.Period <= 0:
 		return c, fmt.Errorf("share: period %v", c.Period)
 	}

@@ -30,6 +30,8 @@
 // With Inside, packets of LVS-NAT real servers are shared as well: replies by the mirrored fields, errors by the header that they carry, and connections that the servers
 // open (Masquerade) by their own address and port, which are then masqueraded.
 //
+// With MAC, frames that reach the shared address by chance are dropped or forwarded by one director (see chance).
+//
 // From Linux 6.9 on the table has the flags owner and persist: nobody but this process can change it, "nft flush ruleset" passes it by, and it stays, closed by
 // its timeout, when the process dies. Before that, Watch mends it.
 package share

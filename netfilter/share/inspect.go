@@ -169,7 +169,7 @@ func probes(cfg Config) []probe {
 			rule(port, &expr.TProxy{Family: 0, RegPort: word(0)})},
 		{"protection of the table by flags owner and persist (Linux 6.9): a foreign flush opens it until it is mended", protectedFlags, rule()},
 	}
-	if cfg.Inside != "" {
+	if cfg.Inside != "" || len(cfg.MAC) > 0 {
 		out = append(out, probe{"the expression fib (modules nft_fib, nft_fib_inet)", 0, rule(&expr.Fib{Register: word(0), ResultADDRTYPE: true, FlagDADDR: true})})
 	}
 	if len(cfg.Masquerade) > 0 {

@@ -19,6 +19,8 @@ type State struct {
 	Virtuals     []VirtualState
 	// Inside and InsideForeign count packets of real servers.
 	Inside, InsideForeign Count
+	// Chance are frames that reached the shared MAC address by chance and were forwarded, ChanceForeign those that others forward, Rebounded those for other directors.
+	Chance, ChanceForeign, Rebounded Count
 	// Protected: nobody else can change the table.
 	Protected bool
 }
@@ -54,6 +56,7 @@ func (f *Filter) Read() (State, error) {
 		})
 	}
 	st.Inside, st.InsideForeign = counts[counterIn], counts[counterInForeign]
+	st.Chance, st.ChanceForeign, st.Rebounded = counts[counterChance], counts[counterChanceForeign], counts[counterRebounded]
 	return st, nil
 }
 

@@ -2,6 +2,7 @@ package share
 
 import (
 	"flag"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -44,6 +45,7 @@ func testConfig() Config {
 func fullConfig() Config {
 	cfg := testConfig()
 	cfg.Inside = "in0"
+	cfg.MAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x51}
 	cfg.Masquerade = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}
 	cfg.Virtuals[0].Services = []Service{
 		{Protocol: tcp, Port: 80, NAT: true, Destinations: []netip.AddrPort{netip.MustParseAddrPort("10.1.0.11:8080"), netip.MustParseAddrPort("10.1.0.12:8080")}},
