@@ -99,6 +99,7 @@ func (d *daemon) status() control.Status {
 			})
 		}
 		s.Inside = control.InsideCounts{Accepted: st.Inside.Packets, Foreign: st.InsideForeign.Packets}
+		s.Chance = control.ChanceCounts{Accepted: st.Chance.Packets, Foreign: st.ChanceForeign.Packets, Rebounded: st.Rebounded.Packets}
 	}
 	return s
 }

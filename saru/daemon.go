@@ -125,7 +125,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return d.filter.Watch(inner, func(why string) {
 			d.worker.mended()
 			d.coord.step(func(now time.Time, k *core.Core) {
-				k.PassingAlarm("filter", "the filter was changed by somebody, and everything accepted until it was mended: "+why)
+				k.PassingAlarm("filter", "the filter was changed by somebody and has been made anew; until then packets may have been accepted twice: "+why)
 			})
 			d.log.Error("the filter was changed by somebody: it has been closed and made anew", "why", why)
 		})

@@ -251,6 +251,7 @@ func TestFarmStatusTexts(t *testing.T) {
 		{"alarms", func(s *control.Status) { s.Alarms = []string{"filter: gone", "split: d\x1b4"} }, "ALARM    filter: gone\nALARM    split: d?4", 1},
 		{"member without destinations", func(s *control.Status) { s.Members = []control.Member{{Node: "d4", State: control.StateMember}} }, "d4      member, no destinations  0       0      0.0 %  0     0     no      -      -", 0},
 		{"inside", func(s *control.Status) { s.Inside.Foreign = 5 }, "inside        0         5        -", 0},
+		{"by chance", func(s *control.Status) { s.Chance = control.ChanceCounts{Foreign: 5, Rebounded: 2} }, "by chance     0         7        -", 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

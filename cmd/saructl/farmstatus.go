@@ -197,8 +197,8 @@ func linksText(links []control.Link) string {
 
 // printFilter prints what the filter has counted.
 func printFilter(out io.Writer, s *control.Status) error {
-	inside := s.Inside != control.InsideCounts{}
-	if len(s.Filter) == 0 && !inside {
+	inside, chance := s.Inside != control.InsideCounts{}, s.Chance != control.ChanceCounts{}
+	if len(s.Filter) == 0 && !inside && !chance {
 		return nil
 	}
 	fmt.Fprintln(out)
@@ -210,6 +210,11 @@ func printFilter(out io.Writer, s *control.Status) error {
 	}
 	if inside {
 		if err := t.row("inside", fmt.Sprint(s.Inside.Accepted), fmt.Sprint(s.Inside.Foreign), "-"); err != nil {
+			return err
+		}
+	}
+	if chance {
+		if err := t.row("by chance", fmt.Sprint(s.Chance.Accepted), fmt.Sprint(s.Chance.Foreign+s.Chance.Rebounded), "-"); err != nil {
 			return err
 		}
 	}

@@ -101,6 +101,8 @@ type Status struct {
 	Filter []FilterCounts `json:"filter"`
 	// Inside is what the filter has counted of what real servers send (LVS-NAT).
 	Inside InsideCounts `json:"inside"`
+	// Chance is what it has counted of frames that reached the shared MAC address by chance.
+	Chance ChanceCounts `json:"chance"`
 }
 
 // Good reports whether nothing needs an operator.
@@ -205,6 +207,14 @@ type FilterCounts struct {
 type InsideCounts struct {
 	Accepted uint64 `json:"accepted"`
 	Foreign  uint64 `json:"foreign"`
+}
+
+// ChanceCounts is the same for frames to the shared MAC address whose packets are for
+// others; Rebounded ones are for another director itself and go nowhere.
+type ChanceCounts struct {
+	Accepted  uint64 `json:"accepted"`
+	Foreign   uint64 `json:"foreign"`
+	Rebounded uint64 `json:"rebounded"`
 }
 
 // Buckets is the reply to "buckets": the table that counts, and what is open here.

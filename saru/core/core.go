@@ -179,8 +179,11 @@ type Core struct {
 	reviewed time.Time
 	need     *need // as it was then
 
+	others  map[uint64]string    // nodes that have a farm with other timers
 	without map[uint64]string    // nodes that this side has taken over from, though they may live
 	passing map[string]time.Time // when alarms end by themselves
+	// overtaken is the newest version of this line that was heard of while the lease was running under an older one.
+	overtaken uint32
 
 	minoritySince time.Time
 	ineligible    map[member]time.Time
@@ -201,7 +204,7 @@ func New(cfg Config, now time.Time) *Core {
 		cfg: cfg, self: self, started: now, now: now, ticked: now, listens: now, nextBeat: now,
 		peers: peer.NewSet(peer.ID(self.node), cfg.Incarnation, cfg.Links),
 		views: map[uint64]*view{}, heard: map[member]time.Time{}, dead: map[member]bool{},
-		store: newStore(), awaiting: map[uint16]member{}, given: map[uint16]bool{}, strangers: map[member]stranger{}, ineligible: map[member]time.Time{}, alarms: map[string]string{}, known: map[member]uint64{}, without: map[uint64]string{}, passing: map[string]time.Time{}, stale: true,
+		store: newStore(), awaiting: map[uint16]member{}, given: map[uint16]bool{}, strangers: map[member]stranger{}, ineligible: map[member]time.Time{}, alarms: map[string]string{}, known: map[member]uint64{}, others: map[uint64]string{}, without: map[uint64]string{}, passing: map[string]time.Time{}, stale: true,
 	}
 }
 
@@ -296,7 +299,7 @@ func (c *Core) Left() bool {
 		return c.release.done
 	}
 	for v := range c.live {
-		if v.beat.State&coord.StateLeaves == 0 {
+		if v.beat.State&coord.StateLeaves == 0 && c.alike(v) {
 			return false
 		}
 	}
@@ -395,10 +398,8 @@ func (c *Core) alarm(name, text string) {
 	case text == "" && on:
 		delete(c.alarms, name)
 		c.event(name, "over: "+old)
-	case text != "" && !on:
+	case text != "" && text != old:
 		c.alarms[name] = text
 		c.out.Events = append(c.out.Events, Event{At: c.now, Alarm: true, Name: name, Text: text})
-	case text != "":
-		c.alarms[name] = text
 	}
 }

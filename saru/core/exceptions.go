@@ -61,10 +61,20 @@ func (c *Core) takenOver(old, t *table) {
 
 // standsStill notices that others have taken over from this director while its lease was running by its own clock: the clock has stood still, exception 2.
 func (c *Core) standsStill() {
-	if !c.held || c.lapsed || !c.now.Before(c.lease) {
+	if !c.leased() && c.overtaken == 0 {
 		return
 	}
 	c.PassingAlarm("clock", "the others took over from this director while its own lease was running: its clock stood still, as in a virtual machine that is paused, and packets may have been accepted twice")
+}
+
+// leased reports whether the lease is running, as far as this director's clock tells.
+func (c *Core) leased() bool { return c.held && !c.lapsed && c.now.Before(c.lease) }
+
+// noteOvertaken remembers that a later table is spoken of while the lease is running: it may name this director dead, and be fetched only after the lease.
+func (c *Core) noteOvertaken(r coord.Ref) {
+	if c.counts != nil && r.Line == c.counts.Line && r.Version > c.counts.Version && c.leased() {
+		c.overtaken = max(c.overtaken, r.Version)
+	}
 }
 
 // endAlarms takes back alarms about what has been over for long enough.

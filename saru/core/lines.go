@@ -2,6 +2,9 @@ package core
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"saru/lib/peer"
@@ -22,6 +25,7 @@ func (c *Core) ready() bool {
 func (c *Core) yieldToForeign() {
 	c.met = false
 	if !c.votes() {
+		c.alarm("split", "")
 		return // who only looks on follows the latest line
 	}
 	met := ""
@@ -32,7 +36,7 @@ func (c *Core) yieldToForeign() {
 		theirs := v.beat.Counts.Line
 		deaf := v.peer.Lost || c.deaf(v)
 		if lineBefore(c.counts.Line, theirs) || deaf && c.foreignFor(v) {
-			if c.counts.index(v.who) >= 0 && !c.dead[v.who] {
+			if c.counts.index(v.who) >= 0 && !c.dead[v.who] && v.at.Sub(v.before) <= 2*c.cfg.Keepalive {
 				c.standsStill() // it has not been cut off from that one, as far as it knows
 			}
 			c.yield(fmt.Sprintf("%s is in the line of term %d, this director in that of %d", c.name(v.who), theirs.Term, c.counts.Line.Term))
@@ -103,6 +107,7 @@ func (c *Core) yield(why string) {
 	c.all = nil
 	clear(c.heard)
 	clear(c.ineligible)
+	c.overtaken = 0
 	clear(c.without)
 	c.tellWithout()
 	c.dirty = true
@@ -165,12 +170,16 @@ func (c *Core) found() {
 	if c.farmSpoken() {
 		return // there is a farm: it is joined, as soon as it hears this director
 	}
+	if len(c.others) > 0 {
+		c.alarm("alone", "no farm is founded beside that of directors with other timers: "+strings.Join(slices.Sorted(maps.Values(c.others)), ", "))
+		return
+	}
 	waited := c.now.Sub(c.started) >= c.cfg.StartDelay
 	starting, unready := 1, 0
 	for v := range c.live {
 		switch {
 		case v.beat.State&coord.StateJoins != 0 && !c.deaf(v):
-			if v.who.node < c.self.node {
+			if v.who.node < c.self.node && (c.cfg.Expect == 0 || c.alike(v)) {
 				return // that one founds it, be it without this director
 			}
 			if c.alike(v) {
@@ -186,7 +195,7 @@ func (c *Core) found() {
 		return
 	case c.cfg.Expect > 0 && starting < c.cfg.Expect && (!waited || starting <= c.cfg.Expect/2):
 		if waited {
-			c.alarm("alone", fmt.Sprintf("%d of %d expected directors hear each other: no farm is founded", starting, c.cfg.Expect))
+			c.alarm("alone", fmt.Sprintf("%d of %d expected directors hear each other and have the same timers: no farm is founded", starting, c.cfg.Expect))
 		}
 		return
 	case unready > 0 && !waited && c.cfg.Expect == 0:
@@ -239,12 +248,13 @@ func (c *Core) survive() {
 	c.event("survivor", "a minority that reaches all ping nodes goes on")
 	var others []coord.Member
 	for i, m := range c.counts.members {
-		if m != c.self && c.alive(m) == nil {
+		if v := c.views[m.node]; m != c.self && (v == nil || !v.lives()) {
 			others = append(others, c.counts.Members[i])
 		}
 	}
-	c.establish("survived")
-	c.goesWithout(others)
+	if c.establish("survived"); len(c.counts.members) == 1 {
+		c.goesWithout(others)
+	}
 }
 
 // restarted reports whether every other member is heard, and too few under the incarnation that is a member: power has failed. Nobody is left who

@@ -31,7 +31,11 @@ func (c *Core) propose() {
 		c.pursue()
 		return
 	}
-	if !c.votes() || c.muted != 0 || c.now.Before(c.quietUntil) {
+	if !c.votes() {
+		c.alarm("ineligible", "")
+		return
+	}
+	if c.muted != 0 || c.now.Before(c.quietUntil) {
 		return
 	}
 	if c.review || c.now.Sub(c.reviewed) >= c.cfg.Keepalive/2 {

@@ -65,7 +65,9 @@ func (c *Core) adopt(t *table) {
 	if t.gone(c.self) || !c.leaving && old != nil && old.index(c.self) >= 0 && t.index(c.self) < 0 {
 		c.standsStill()
 	}
+	c.overtaken = 0
 	c.takenOver(old, t)
+	c.alarm("alone", "")
 	c.founding = nil
 	if len(c.notBefore) != len(t.Owner) {
 		c.notBefore, direct = make([]time.Time, len(t.Owner)), false

@@ -21,12 +21,23 @@ func microseconds(d time.Duration) uint32 {
 // alike reports whether a director has the timers of this one. With others it is never a member of a table beside this one.
 func (c *Core) alike(v *view) bool { return v.beat.Timers == c.cfg.timers() }
 
-// compareTimers raises an alarm while somebody with other timers is heard.
+// noteTimers remembers who has a farm with other timers: beside it this director founds none, even if it hears nothing of it any more, until it hears that one with the
+// same timers. The one of the two farms that yields on contact could not join the other.
+func (c *Core) noteTimers(v *view) {
+	switch {
+	case c.alike(v):
+		delete(c.others, v.who.node)
+	case v.beat.Counts != (coord.Ref{}):
+		c.others[v.who.node] = v.beat.Name
+	}
+}
+
+// compareTimers raises an alarm while somebody with other timers is heard. With a longer keepalive it may be silent for longer than this director's deadtime.
 func (c *Core) compareTimers() {
 	var differ []string
-	for v := range c.live {
-		if !c.alike(v) {
-			t := v.beat.Timers
+	for _, v := range c.all {
+		t := v.beat.Timers
+		if !c.alike(v) && c.now.Sub(v.at) < 2*max(c.cfg.Deadtime, duration(t.Deadtime)) {
 			differ = append(differ, fmt.Sprintf("%s has --keepalive %v --deadtime %v --lease %v --guard %v", v.beat.Name, duration(t.Keepalive), duration(t.Deadtime),
 				duration(t.Lease), duration(t.Guard)))
 		}

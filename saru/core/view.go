@@ -11,11 +11,12 @@ import (
 
 // view is what an admitted peer said last.
 type view struct {
-	who   member
-	peer  *peer.Peer
-	beat  coord.Heartbeat // its newest one, without echoes
-	at    time.Time       // when that came
-	since time.Time       // when the first one came
+	who    member
+	peer   *peer.Peer
+	beat   coord.Heartbeat // its newest one, without echoes
+	at     time.Time       // when that came
+	before time.Time       // when the one before it came
+	since  time.Time       // when the first one came
 	// Of its newest echo of this director: the number, and the tables that the peer had then.
 	echo            uint64
 	echoAt          time.Time
@@ -124,9 +125,12 @@ func (c *Core) hearBeat(link int, h *coord.Heartbeat) peer.Verdict {
 		}
 		c.review = c.review || v.beat.Counts != h.Counts || v.beat.State != h.State || v.beat.Weight != h.Weight || v.beat.Pings != h.Pings || v.beat.Function != h.Function
 		echoes := h.Echoes
+		v.before = v.at
 		v.beat, v.at = *h, c.now
 		v.beat.Echoes = nil
 		h.Echoes = echoes
+		c.noteTimers(v)
+		c.noteOvertaken(h.Counts)
 	}
 	for i := range h.Echoes {
 		e := &h.Echoes[i]
