@@ -1,6 +1,7 @@
 package native
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -24,7 +25,9 @@ type flow struct {
 	from    netip.AddrPort
 	mu      sync.Mutex
 	answers []answer
-	sent    int
+	sent    uint32
+	seen    []bool // by number of the datagram: it was answered
+	doubles int
 }
 
 // flows are many of them at once.
@@ -59,10 +62,15 @@ func (f *farm) startFlows(n int) *flows {
 					}
 					continue // refused: an ICMP error of a director that is being started
 				}
-				if n < 1 {
+				if n < 5 {
 					continue
 				}
 				fl.mu.Lock()
+				if number := binary.BigEndian.Uint32(buf[1:]); int(number) < len(fl.seen) && fl.seen[number] {
+					fl.doubles++
+				} else if int(number) < len(fl.seen) {
+					fl.seen[number] = true
+				}
 				fl.answers = append(fl.answers, answer{time.Now(), int(buf[0])})
 				fl.mu.Unlock()
 			}
@@ -79,9 +87,11 @@ func (f *farm) startFlows(n int) *flows {
 			}
 			for _, fl := range out.all {
 				fl.mu.Lock()
+				number := fl.sent
 				fl.sent++
+				fl.seen = append(fl.seen, false)
 				fl.mu.Unlock()
-				_, _ = fl.conn.Write([]byte("?"))
+				_, _ = fl.conn.Write(binary.BigEndian.AppendUint32(nil, number))
 			}
 		}
 	})
@@ -109,12 +119,11 @@ func (fs *flows) of(director int) (out []*flow) {
 	return out
 }
 
-// twice returns how many datagrams were answered more than once: answers beyond what was sent cannot be told from each other, so a flow with more
-// answers than datagrams has some.
+// twice returns how many answers there were to datagrams that had been answered before.
 func (fs *flows) twice() (n int) {
 	for _, fl := range fs.all {
 		fl.mu.Lock()
-		n += max(0, len(fl.answers)-fl.sent)
+		n += fl.doubles
 		fl.mu.Unlock()
 	}
 	return n

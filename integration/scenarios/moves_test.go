@@ -12,14 +12,14 @@ import (
 	"saru/integration/load"
 )
 
-// A move is when something began that takes the share away from a director.
+// A move takes the share away from a director, until it is let back.
 type move struct {
-	from string
-	at   time.Time
+	from     string
+	at, back time.Time
 }
 
-// TestMoves drains each director of a farm that carries streams, and then switches each off, and measures from packets for how long nobody takes those of its share. None is cut.
-// SARU_STREAMS has more streams.
+// TestMoves drains directors of a farm that carries streams, one after the other, and then switches each off, and measures from packets for how long nobody takes those of its share.
+// None is cut. SARU_ROUNDS has more than one director, SARU_STREAMS more streams.
 func TestMoves(t *testing.T) {
 	a := newActiveFarm(t)
 	fleet := load.NewFleet()
@@ -41,28 +41,37 @@ func TestMoves(t *testing.T) {
 		must(t, fleet.Launch(ctx, job))
 	}
 	time.Sleep(3 * time.Second) // mirrored
+	n := min(rounds(t, 1), a.always)
 	var drains, deaths []move
-	for i, d := range a.farm.Directors[:a.always] {
-		drains = append(drains, move{d.Name, time.Now()})
+	for i, d := range a.farm.Directors[:n] {
+		m := move{from: d.Name, at: time.Now()}
 		a.saructl(i, "drain") // until it is done
 		time.Sleep(2 * time.Second)
+		m.back = time.Now()
+		drains = append(drains, m)
 		a.saructl(i, "undrain")
 		a.whole()
 		time.Sleep(2 * time.Second)
 	}
-	if n := fleet.Count(load.Cut); n > 0 {
-		t.Errorf("drains: %d streams are cut", n)
+	if cut := fleet.Count(load.Cut); cut > 0 {
+		t.Errorf("drains: %d streams are cut", cut)
 	}
-	for i, d := range a.farm.Directors[:a.always] {
-		deaths = append(deaths, move{d.Name, time.Now()})
+	for i, d := range a.farm.Directors[:n] {
+		m := move{from: d.Name, at: time.Now()}
 		must(t, d.PowerOff())
-		time.Sleep(15 * time.Second) // deadtime 5 s, and TCP's retransmissions, which wait twice as long each time
+		time.Sleep(15 * time.Second)
+		m.back = time.Now()
+		deaths = append(deaths, m)
 		a.switchOn(i)
 		a.whole()
 		time.Sleep(2 * time.Second)
 	}
-	if n := fleet.Count(load.Cut); n > 0 {
-		t.Errorf("deaths: %d streams are cut", n)
+	if cut := fleet.Count(load.Cut); cut > 0 {
+		t.Errorf("deaths: %d streams are cut", cut)
+	}
+	carriedOn(t, guestStall+readyLimit, time.Now(), fleet)
+	if cut := fleet.Count(load.Cut); cut > 0 {
+		t.Errorf("%d streams are cut in the end", cut)
 	}
 	clients := map[netip.AddrPort]bool{}
 	for _, d := range fleet.Downloads() {
@@ -79,12 +88,16 @@ func TestMoves(t *testing.T) {
 	for _, kind := range []struct {
 		name  string
 		moves []move
-	}{{"drain", drains}, {"death", deaths}} {
-		gaps := gapsOf(by, kind.moves)
+		bar   time.Duration // deadtime is 5 s, and TCP's retransmissions wait twice as long each time
+	}{{"drain", drains, 5 * time.Second}, {"death", deaths, 15 * time.Second}} {
+		gaps, never := gapsOf(by, kind.moves)
 		if len(gaps) == 0 {
 			t.Fatalf("%s: no stream was moved", kind.name)
 		}
-		t.Logf("RESULT %s of each of %d directors with %d streams (timers ten times the defaults, a packet each 100 ms): %d streams moved, time without service p50 %v, p99 %v; cut: %d",
+		if worst := gaps[len(gaps)-1]; never > 0 || worst > kind.bar {
+			t.Errorf("%s: %d streams were served by nobody else, and one came to another director after %v only", kind.name, never, worst)
+		}
+		t.Logf("RESULT %s of %d directors with %d streams (timers ten times the defaults, a packet each 100 ms): %d streams moved, time without service p50 %v, p99 %v; cut: %d",
 			kind.name, len(kind.moves), steady+measured, len(gaps), gaps[len(gaps)/2].Round(time.Millisecond), gaps[min(len(gaps)-1, len(gaps)*99/100)].Round(time.Millisecond), fleet.Count(load.Cut))
 	}
 }
@@ -95,8 +108,9 @@ type taken struct {
 	at       time.Time
 }
 
-// gapsOf returns, in ascending order, how long each stream that a move took from its director was without service: from the last packet there to the first one elsewhere.
-func gapsOf(by map[netip.AddrPort][]taken, moves []move) (gaps []time.Duration) {
+// gapsOf returns, in ascending order, how long each stream that a move took from its director was without service: from the last packet there to the first one elsewhere; and
+// how many were not served elsewhere before the director was back.
+func gapsOf(by map[netip.AddrPort][]taken, moves []move) (gaps []time.Duration, never int) {
 	for _, all := range by {
 		slices.SortFunc(all, func(a, b taken) int { return a.at.Compare(b.at) })
 		for _, m := range moves {
@@ -104,14 +118,16 @@ func gapsOf(by map[netip.AddrPort][]taken, moves []move) (gaps []time.Duration) 
 			if i == 0 || all[i-1].director != m.from {
 				continue // another's
 			}
-			for i < len(all) && all[i].director == m.from {
+			for i < len(all) && all[i].director == m.from && all[i].at.Before(m.back) {
 				i++
 			}
-			if i < len(all) {
-				gaps = append(gaps, all[i].at.Sub(all[i-1].at))
+			if i == len(all) || !all[i].at.Before(m.back) {
+				never++
+				continue
 			}
+			gaps = append(gaps, all[i].at.Sub(all[i-1].at))
 		}
 	}
 	slices.Sort(gaps)
-	return gaps
+	return gaps, never
 }

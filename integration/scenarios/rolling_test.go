@@ -197,8 +197,14 @@ func (x *rolling) lacking(d *farm.Node) (lacks []string) {
 // carriedOn waits until each stream has received something since a take-over, or is cut.
 func (x *rolling) carriedOn(since time.Time) {
 	x.t.Helper()
-	eventually(x.t, 2*rollingStall, func() string {
-		for _, s := range x.fleet.Downloads() {
+	carriedOn(x.t, 2*rollingStall, since, x.fleet)
+}
+
+// carriedOn waits until each stream of a fleet has received something since a time, or is cut.
+func carriedOn(t testing.TB, limit time.Duration, since time.Time, fleet *load.Fleet) {
+	t.Helper()
+	eventually(t, limit, func() string {
+		for _, s := range fleet.Downloads() {
 			if s.State == load.Running && !s.Last.After(since) {
 				return fmt.Sprintf("a stream by %s is neither carried on nor cut: %+v", s.Job, s)
 			}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,8 +103,10 @@ func TestSingleOwner(t *testing.T) {
 	a := newActiveFarm(t)
 	fleet, short := load.NewFleet(), load.NewFleet()
 	ctx, cancel := context.WithCancel(t.Context())
+	var launches sync.WaitGroup
 	defer func() {
 		cancel()
+		launches.Wait()
 		limit, end := context.WithTimeout(context.Background(), readyLimit)
 		defer end()
 		must(t, fleet.Wait(limit))
@@ -117,38 +120,61 @@ func TestSingleOwner(t *testing.T) {
 		}
 		must(t, fleet.Launch(ctx, job))
 		job.Count, job.Every, job.Order.Bytes, job.Order.Pace = 1<<20, 500*time.Millisecond, 4*rollingChunk, 400*time.Millisecond
-		go func() { _ = short.Launch(ctx, job) }() // until the end
+		launches.Go(func() { _ = short.Launch(ctx, job) }) // until the end
 	}
 	time.Sleep(3 * time.Second) // mirrored
 	if n := fleet.Count(load.Cut); n > 0 {
 		t.Fatalf("%d streams do not even begin", n)
 	}
 	n := rounds(t, 10)
-	var losses []time.Time
+	type window struct {
+		name        string
+		loses       bool
+		begin, back time.Time
+	}
+	var windows []window
 	for round := range n {
 		rng := rand.New(rand.NewPCG(seed+uint64(round), 7))
 		f, i, length := farmFaults[rng.IntN(len(farmFaults))], rng.IntN(a.always), time.Duration(50+rng.IntN(8000))*time.Millisecond
 		begin := time.Now()
-		if f.loses {
-			losses = append(losses, begin)
-		}
 		f.do(a, i, length)
 		a.whole()
+		windows = append(windows, window{f.name, f.loses, begin, time.Now()})
 		t.Logf("round %d, seed %d: %s, %s for %v; whole again %v after its beginning; %d streams run, %d are cut, %d short ones", round, seed+uint64(round),
 			a.farm.Directors[i].Name, f.name, length, time.Since(begin).Round(time.Millisecond), fleet.Count(load.Running), fleet.Count(load.Cut), short.Count(load.Cut))
 	}
-	time.Sleep(2 * time.Second)
+	carriedOn(t, guestStall+readyLimit, time.Now(), fleet) // what is not carried on is cut by then
+	for _, c := range a.saru[:a.always] {
+		for _, never := range []string{"its clock stood still", "follows another line of tables"} { // with a quorum, neither can be
+			if strings.Contains(c.Output(), never) {
+				t.Errorf("saru on %s says: %s", c.node.Name, never)
+			}
+		}
+	}
 	packets, twice := a.seen.twice()
 	all := append(fleet.Downloads(), short.Downloads()...)
 	began, lost, unserved, cut := 0, 0, 0, 0
-	for _, d := range all {
+	during := func(d *load.Download, early time.Duration, in func(window) (from, to time.Time)) bool {
+		return slices.ContainsFunc(windows, func(w window) bool {
+			from, to := in(w)
+			return d.Began.After(from.Add(-early)) && d.Began.Before(to)
+		})
+	}
+	for i := range all {
+		d := &all[i]
 		switch {
 		case d.State == load.Waiting:
 			continue
 		case d.State != load.Cut:
-		case strings.HasPrefix(d.Why, "no connection: "): // it came while nobody had its bucket, longer than a client tries
-			unserved++
-		case slices.ContainsFunc(losses, func(at time.Time) bool { return d.Began.After(at.Add(-young)) && d.Began.Before(at.Add(young)) }):
+		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && strings.Contains(d.Why, "timeout") &&
+			during(d, 10*time.Second, func(w window) (from, to time.Time) { return w.begin, w.back }):
+			unserved++ // it came while nobody had its bucket, for longer than a client tries
+		case i >= streams && during(d, young, func(w window) (from, to time.Time) {
+			if !w.loses {
+				return to, to
+			}
+			return w.begin, w.begin.Add(50 * time.Millisecond) // PowerOff takes that
+		}):
 			lost++
 		default:
 			cut++

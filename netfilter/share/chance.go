@@ -2,6 +2,7 @@ package share
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -14,11 +15,20 @@ const (
 	counterChance, counterChanceForeign, counterRebounded = "own-by-chance", "foreign-by-chance", "rebounded"
 )
 
+// repliesAnywhere reports whether replies of LVS-NAT real servers may come by any interface: they are for the client's director, and cannot be told from what comes by chance.
+func (c Config) repliesAnywhere() bool {
+	return c.Inside == "" && slices.ContainsFunc(c.Virtuals, func(v Virtual) bool {
+		return slices.ContainsFunc(v.Services, func(s Service) bool { return s.NAT || s.Fwmark != 0 })
+	})
+}
+
 // chance adds the chain for frames to the shared MAC address whose packets are neither for a virtual address nor for this host, and returns the rule that leads there. All directors
 // get such a frame, and each would forward it:
 //   - A packet for another director's own address would come back to the shared MAC address, and to all again, until its time to live is over. It is known by its route,
-//     which is the way that it came; nobody forwards it, and nobody sends a redirect.
+//     which is the way that it came; nobody forwards it, and nobody sends a redirect. So the directors do not route between hosts of one segment.
 //   - Any other is forwarded by the director that owns the bucket of its source address.
+//
+// What comes by the interface of real servers (Inside) is not among them: it may be a reply of a connection that IPVS alone knows, such as FTP's data.
 func (b *builder) chance() rule {
 	b.addCounter(counterChance)
 	b.addCounter(counterChanceForeign)

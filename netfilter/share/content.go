@@ -120,18 +120,16 @@ func build(cfg Config, defragment bool) (content, error) {
 		share = append(share, rule{join(at, []expr.Any{dispatch(virtualMap(is4))}), "each virtual address has a chain"})
 		late = append(late, rule{join(at, []expr.Any{dispatch(lateMap(is4))}), "what IPVS did not take"})
 	}
-	var chance []rule
-	if len(cfg.MAC) > 0 {
-		chance = append(chance, b.chance())
-	}
 	if cfg.Inside != "" {
-		inside, err := b.inside(chance...)
+		inside, err := b.inside()
 		if err != nil {
 			return content{}, err
 		}
 		share = append(share, inside)
 	}
-	share = append(share, chance...)
+	if len(cfg.MAC) > 0 && !cfg.repliesAnywhere() {
+		share = append(share, b.chance())
+	}
 	b.addBase(chainShare, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, share...)
 	b.addBase(chainLate, nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRef(latePriority), late...)
 	return b.content, nil

@@ -18,8 +18,8 @@ const (
 )
 
 // inside adds the chains for packets of LVS-NAT real servers and returns the rule that leads there: only to what would be forwarded, not to what is for this host.
-// All directors get these packets where the servers' gateway has the shared address. What is left in the end goes by the rules of last.
-func (b *builder) inside(last ...rule) (rule, error) {
+// All directors get these packets where the servers' gateway has the shared address.
+func (b *builder) inside() (rule, error) {
 	b.addCounter(counterIn)
 	b.addCounter(counterInForeign)
 	var rules []rule
@@ -48,7 +48,7 @@ func (b *builder) inside(last ...rule) (rule, error) {
 			}
 		}
 	}
-	rules = append(append(rules, b.masquerade()...), last...)
+	rules = append(rules, b.masquerade()...)
 	b.addChain(chainInside, rules...)
 	at := &expr.Fib{Register: word(0), ResultADDRTYPE: true, FlagDADDR: true}
 	return rule{
