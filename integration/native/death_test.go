@@ -107,6 +107,44 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestStop stops saru in good order on one director after the other, and starts it again: its share is handed over as in a drain.
+func TestStop(t *testing.T) {
+	f := newFarm(t, 3)
+	f.responders(nil)
+	f.settled()
+	fs := f.startFlows(48)
+	defer fs.end()
+	var gaps []time.Duration
+	n := rounds(t, 6)
+	for round := range n {
+		d := f.directors[round%len(f.directors)]
+		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		mine := fs.of(d.index)
+		at := time.Now()
+		d.signal(syscall.SIGTERM)
+		if !d.wait(10 * time.Second) {
+			t.Fatalf("%s does not end", d.name)
+		}
+		time.Sleep(time.Second)
+		d.start()
+		f.settled()
+		worst := time.Duration(0)
+		for _, fl := range mine { // away and back again
+			g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
+			worst = max(worst, g)
+		}
+		gaps = append(gaps, worst)
+	}
+	p50, p99 := percentile(gaps, 50), percentile(gaps, 99)
+	t.Logf("RESULT orderly stop and start, %d times: gap p50 %v, p99 %v; answered twice: %d", n, p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
+	if bar := patient(50 * time.Millisecond); p99 > bar {
+		t.Errorf("p99 is %v, above %v", p99, bar)
+	}
+	if fs.twice() > 0 {
+		t.Errorf("%d datagrams were answered twice", fs.twice())
+	}
+}
+
 // leaseInKernel asks the real nft what remains of the lease.
 func (d *director) leaseInKernel() time.Duration {
 	t := d.farm.t

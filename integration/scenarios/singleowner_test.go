@@ -166,8 +166,9 @@ func TestSingleOwner(t *testing.T) {
 		case d.State == load.Waiting:
 			continue
 		case d.State != load.Cut:
-		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && strings.Contains(d.Why, "timeout") &&
+		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && strings.HasSuffix(d.Why, "stalled") &&
 			during(d, 10*time.Second, func(w window) (from, to time.Time) { return w.begin, w.back }):
+			t.Logf("no connection in 10 s: %s from %v on", d.Job, d.Began)
 			unserved++ // it came while nobody had its bucket, for longer than a client tries
 		case i >= streams && during(d, young, func(w window) (from, to time.Time) {
 			if !w.loses {
@@ -184,6 +185,12 @@ func TestSingleOwner(t *testing.T) {
 	}
 	t.Logf("RESULT single owner: %d rounds of faults, %d streams and %d short downloads: %d packets taken by IPVS, %d by two directors; %d connections cut; %d lost with a director, younger than %v; %d got no connection in 10 s",
 		n, streams, began-streams, packets, len(twice), cut, lost, young, unserved)
+	if unserved > 0 && n <= 10 { // why
+		for _, c := range a.saru[:a.always] {
+			out, _ := c.node.Run("saructl", "history", "--control", saruSocket)
+			t.Logf("history of %s:\n%s", c.node.Name, out)
+		}
+	}
 	if len(twice) > 0 {
 		t.Errorf("%d packets were taken by two directors, the first %+v", len(twice), twice[0])
 	}
