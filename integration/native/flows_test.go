@@ -26,8 +26,14 @@ type flow struct {
 	mu      sync.Mutex
 	answers []answer
 	sent    uint32
-	seen    []bool // by number of the datagram: it was answered
-	doubles int
+	seen    []answer // by number of the datagram: the first one
+	doubles []double
+}
+
+// double is a datagram that was answered twice.
+type double struct {
+	number        uint32
+	first, second answer
 }
 
 // flows are many of them at once.
@@ -66,12 +72,15 @@ func (f *farm) startFlows(n int) *flows {
 					continue
 				}
 				fl.mu.Lock()
-				if number := binary.BigEndian.Uint32(buf[1:]); int(number) < len(fl.seen) && fl.seen[number] {
-					fl.doubles++
-				} else if int(number) < len(fl.seen) {
-					fl.seen[number] = true
+				a := answer{time.Now(), int(buf[0])}
+				switch number := binary.BigEndian.Uint32(buf[1:]); {
+				case int(number) >= len(fl.seen):
+				case fl.seen[number].at.IsZero():
+					fl.seen[number] = a
+				default:
+					fl.doubles = append(fl.doubles, double{number, fl.seen[number], a})
 				}
-				fl.answers = append(fl.answers, answer{time.Now(), int(buf[0])})
+				fl.answers = append(fl.answers, a)
 				fl.mu.Unlock()
 			}
 		})
@@ -89,7 +98,7 @@ func (f *farm) startFlows(n int) *flows {
 				fl.mu.Lock()
 				number := fl.sent
 				fl.sent++
-				fl.seen = append(fl.seen, false)
+				fl.seen = append(fl.seen, answer{})
 				fl.mu.Unlock()
 				_, _ = fl.conn.Write(binary.BigEndian.AppendUint32(nil, number))
 			}
@@ -123,10 +132,23 @@ func (fs *flows) of(director int) (out []*flow) {
 func (fs *flows) twice() (n int) {
 	for _, fl := range fs.all {
 		fl.mu.Lock()
-		n += fl.doubles
+		n += len(fl.doubles)
 		fl.mu.Unlock()
 	}
 	return n
+}
+
+// noDoubles fails if a datagram was answered twice, and says by whom and when.
+func (fs *flows) noDoubles(t testing.TB, since time.Time) {
+	t.Helper()
+	for _, fl := range fs.all {
+		fl.mu.Lock()
+		for _, d := range fl.doubles {
+			t.Errorf("datagram %d of %v was answered by d%d %v after the beginning, and by d%d %v later", d.number, fl.from, d.first.director+1,
+				d.first.at.Sub(since).Round(time.Microsecond), d.second.director+1, d.second.at.Sub(d.first.at).Round(time.Microsecond))
+		}
+		fl.mu.Unlock()
+	}
 }
 
 // gap returns the longest time without an answer that begins after a moment and before another, and by whom the answers before and after are.
