@@ -94,6 +94,9 @@ func TestDrain(t *testing.T) {
 		}
 		gaps = append(gaps, worst)
 		t.Logf("round %d, %v after the beginning: %s, %v", round, at.Sub(began).Round(time.Millisecond), d.name, worst.Round(time.Millisecond))
+		if worst > 50*time.Millisecond {
+			f.logged(at, at.Add(300*time.Millisecond))
+		}
 		d.order(false)
 		f.settled()
 	}

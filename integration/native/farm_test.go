@@ -340,6 +340,18 @@ func patient(bar time.Duration) time.Duration {
 	return 3 * bar
 }
 
+// logged shows what all directors have said between two times.
+func (f *farm) logged(from, to time.Time) {
+	for _, d := range f.directors {
+		for line := range strings.Lines(d.logOf()) {
+			stamp, text, _ := strings.Cut(line, " ")
+			if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && at.After(from) && at.Before(to) {
+				f.t.Logf("%s %s %s", d.name, stamp, strings.TrimSpace(text))
+			}
+		}
+	}
+}
+
 // logOf returns what a director's saru has said.
 func (d *director) logOf() string {
 	text, _ := os.ReadFile(d.logFile)

@@ -64,7 +64,8 @@ func (c *Core) beat() {
 		Pings: uint16(c.local.Pings), Open: uint32(count(c.desired.Open)), Function: c.fn,
 		Timers: c.cfg.timers(), Term: c.maxTerm, PendingBallot: c.pendingBallot, Promise: c.promise, Answer: c.answer,
 	}
-	if c.votes() || c.handed { // who is no member only looks on; but one that hands over may be the only one to know that the table counts
+	// Who is no member only looks on; but one that hands over, or was taken out as dead, may be the only one to know that the table counts.
+	if c.votes() || c.handed && (c.leaving || !c.membersKnow()) {
 		h.Master, h.Counts = c.counts.Master, c.counts.ref
 	}
 	if c.pending != nil {
@@ -79,6 +80,16 @@ func (c *Core) beat() {
 		pages[i].Header = c.header()
 		c.send(&pages[i])
 	}
+}
+
+// membersKnow reports whether a member says that the table counts which took this director out, or a later one.
+func (c *Core) membersKnow() bool {
+	for v := range c.live {
+		if r := v.beat.Counts; c.counts.index(v.who) >= 0 && r.Line == c.counts.Line && r.Version >= c.counts.Version {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Core) state() coord.State {

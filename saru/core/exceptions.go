@@ -61,16 +61,28 @@ func (c *Core) takenOver(old, t *table) {
 
 // standsStill notices that others have taken over from this director while its lease was running by its own clock: the clock has stood still, exception 2.
 func (c *Core) standsStill() {
-	if !c.leased() && c.overtaken == 0 {
-		return
+	if c.leased() {
+		c.stoodStill()
 	}
+}
+
+func (c *Core) stoodStill() {
 	c.PassingAlarm("clock", "the others took over from this director while its own lease was running: its clock stood still, as in a virtual machine that is paused, and packets may have been accepted twice")
 }
 
 // leased reports whether the lease is running, as far as this director's clock tells.
 func (c *Core) leased() bool { return c.held && !c.lapsed && c.now.Before(c.lease) }
 
-// noteOvertaken remembers that a later table is spoken of while the lease is running: it may name this director dead, and be fetched only after the lease.
+// diesBy notes that a table names this director dead: while its lease is running, or it was running when the table was spoken of already, and could only be fetched now.
+func (c *Core) diesBy(t *table) {
+	if t.Line == c.counts.Line && t.Version <= c.overtaken {
+		c.stoodStill()
+	} else {
+		c.standsStill()
+	}
+}
+
+// noteOvertaken remembers that a later table is spoken of while the lease is running.
 func (c *Core) noteOvertaken(r coord.Ref) {
 	if c.counts != nil && r.Line == c.counts.Line && r.Version > c.counts.Version && c.leased() {
 		c.overtaken = max(c.overtaken, r.Version)

@@ -36,8 +36,8 @@ func (c *Core) yieldToForeign() {
 		theirs := v.beat.Counts.Line
 		deaf := v.peer.Lost || c.deaf(v)
 		if lineBefore(c.counts.Line, theirs) || deaf && c.foreignFor(v) {
-			if c.counts.index(v.who) >= 0 && !c.dead[v.who] && v.at.Sub(v.before) <= 2*c.cfg.Keepalive {
-				c.standsStill() // it has not been cut off from that one, as far as it knows
+			if c.counts.index(v.who) >= 0 && !c.dead[v.who] && v.line == c.counts.Line && v.at.Sub(v.before) <= 2*c.cfg.Keepalive {
+				c.standsStill() // that one was in this line a moment ago, as far as this director knows
 			}
 			c.yield(fmt.Sprintf("%s is in the line of term %d, this director in that of %d", c.name(v.who), theirs.Term, c.counts.Line.Term))
 			return
@@ -149,7 +149,7 @@ func (c *Core) observe() {
 		return
 	}
 	for v := range c.live {
-		if v.beat.Counts.Line == c.counts.ref.Line {
+		if r := v.beat.Counts; r.Line == c.counts.ref.Line && (r.Version > c.counts.Version || c.counts.index(v.who) >= 0) { // others were taken out, too
 			return
 		}
 	}

@@ -62,7 +62,11 @@ func (c *Core) adopt(t *table) {
 	if old == nil && c.pending != nil && !accepted {
 		c.silent = c.now.Add(c.cfg.wait()) // it was to be another farm
 	}
-	if t.gone(c.self) || !c.leaving && old != nil && old.index(c.self) >= 0 && t.index(c.self) < 0 {
+	switch {
+	case old == nil:
+	case t.gone(c.self):
+		c.diesBy(t)
+	case !c.leaving && old.index(c.self) >= 0 && t.index(c.self) < 0:
 		c.standsStill()
 	}
 	c.overtaken = 0
@@ -98,7 +102,7 @@ func (c *Core) adopt(t *table) {
 	if accepted {
 		c.acceptedAt = c.pendingAt
 	}
-	c.handed = c.leaving && old != nil && t.index(c.self) < 0 && (c.handed || old.index(c.self) >= 0)
+	c.handed = old != nil && t.index(c.self) < 0 && (c.handed || old.index(c.self) >= 0)
 	c.counts, c.pending, c.countsAt = t, nil, c.now
 	maps.DeleteFunc(c.strangers, func(m member, _ stranger) bool { return t.index(m) < 0 })
 	c.pendingBallot, c.promise = coord.Ballot{}, coord.Ballot{}
@@ -139,7 +143,7 @@ func (c *Core) accept(t *table, b coord.Ballot) {
 	}
 	replaced := c.pending != nil
 	if t.gone(c.self) {
-		c.standsStill()
+		c.diesBy(t)
 	}
 	c.pending, c.pendingAt = t, c.now
 	c.stale, c.review = true, true

@@ -16,6 +16,7 @@ type view struct {
 	beat   coord.Heartbeat // its newest one, without echoes
 	at     time.Time       // when that came
 	before time.Time       // when the one before it came
+	line   coord.Line      // of the table that it spoke of then
 	since  time.Time       // when the first one came
 	// Of its newest echo of this director: the number, and the tables that the peer had then.
 	echo            uint64
@@ -125,7 +126,7 @@ func (c *Core) hearBeat(link int, h *coord.Heartbeat) peer.Verdict {
 		}
 		c.review = c.review || v.beat.Counts != h.Counts || v.beat.State != h.State || v.beat.Weight != h.Weight || v.beat.Pings != h.Pings || v.beat.Function != h.Function
 		echoes := h.Echoes
-		v.before = v.at
+		v.before, v.line = v.at, v.beat.Counts.Line
 		v.beat, v.at = *h, c.now
 		v.beat.Echoes = nil
 		h.Echoes = echoes
