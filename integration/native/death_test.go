@@ -2,6 +2,7 @@ package native
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,24 +85,35 @@ func TestDrain(t *testing.T) {
 		at := time.Now()
 		d.order(true)
 		time.Sleep(100 * time.Millisecond)
+		until(t, 2*time.Second, "answers of others to what "+d.name+" has given away", func() bool { return len(fs.of(d.index)) == 0 })
 		worst := time.Duration(0)
 		for _, fl := range mine {
 			g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
 			worst = max(worst, g)
 		}
-		for _, fl := range fs.of(d.index) {
-			t.Errorf("round %d: %s still answers %v", round, d.name, fl.from)
+		// What the others' flows lack in the same time is not the drain's doing: this machine, or this process, stood still.
+		control := time.Duration(0)
+		for _, fl := range fs.all {
+			if !slices.Contains(mine, fl) {
+				g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
+				control = max(control, g)
+			}
 		}
-		gaps = append(gaps, worst)
-		t.Logf("round %d, %v after the beginning: %s, %v", round, at.Sub(began).Round(time.Millisecond), d.name, worst.Round(time.Millisecond))
+		t.Logf("round %d, %v after the beginning: %s, %v; flows that do not move: %v", round, at.Sub(began).Round(time.Millisecond), d.name, worst.Round(time.Millisecond), control.Round(time.Millisecond))
+		if control < 5*interval {
+			gaps = append(gaps, worst)
+		}
 		if worst > 50*time.Millisecond {
 			f.logged(at, at.Add(300*time.Millisecond))
 		}
 		d.order(false)
 		f.settled()
 	}
+	if len(gaps) < n/2 && patient(1) == 1 {
+		t.Errorf("this machine stood still in %d of %d drains", n-len(gaps), n)
+	}
 	p50, p99 := percentile(gaps, 50), percentile(gaps, 99)
-	t.Logf("RESULT drain, %d times: gap p50 %v, p99 %v; answered twice: %d", n, p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
+	t.Logf("RESULT drain, %d times, and %d times while this machine stood still: gap p50 %v, p99 %v; answered twice: %d", len(gaps), n-len(gaps), p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
 	if bar := patient(50 * time.Millisecond); p99 > bar {
 		t.Errorf("p99 is %v, above %v", p99, bar)
 	}
