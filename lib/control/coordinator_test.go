@@ -33,7 +33,7 @@ func TestCoordinatorContract(t *testing.T) {
 				`"next":0,"open":0,"incarnation":"","self":false,"master":false,"last_heard_ms":0,"synced":false,"usable":false,"pings":0,"term":0,` +
 				`"version":0,"uptime_ms":0}],"sync":{"synced":false,"error":""},"alarms":["split: two farms"],"incarnation":"","uptime_ms":0,"since_ms":0,` +
 				`"line":{"term":0,"node":""},"policy":"","pending":0,"function_digest":"","configured_digest":"","usable":false,` +
-				`"pings":{"total":0,"reached":0},"filter":[{"virtual":"192.0.2.1","accepted":0,"foreign":0,"late":0}],"inside":{"accepted":0,"foreign":0}}`,
+				`"pings":{"total":0,"reached":0},"filter":[{"virtual":"192.0.2.1","accepted":0,"foreign":0,"late":0}],"inside":{"accepted":0,"foreign":0},"chance":{"accepted":0,"foreign":0,"rebounded":0}}`,
 		},
 		{
 			"buckets", Buckets{Node: "d1", Term: 1, Version: 2, Buckets: 2, Members: []string{"d1"}, Owner: []byte{0, NoMember}, Next: []byte{NoMember, NoMember}, Open: "0"},
