@@ -21,9 +21,9 @@ KERNEL      ?= bookworm
 GUEST_LIMIT ?= 40m
 # Scenarios in which the kernel's version plays no part: what strangers send to syncd, how it is packaged and configured, what the daemons do among themselves. They run
 # on the first of KERNELS; with RUN on all.
-ONCE ?= ^(TestHostile.*|TestOtherUser|TestPackaging|TestInitScript|TestRefusals|TestRotation|TestRedundantLinks|TestNodesAreApart|TestSingleOwner|TestMoves|TestKillAnywhere|TestCompare|TestFlush|TestJoinKernel|TestLoss|TestRollingRestart)$$
-# What shows how other means do, not what is tested: it runs with RUN and in `make soak` only.
-BESIDE ?= ^TestRollingRestart$$/^kernel$$
+ONCE ?= ^(TestHostile.*|TestOtherUser|TestPackaging|TestInitScript|TestRefusals|TestRotation|TestRedundantLinks|TestNodesAreApart|TestSingleOwner|TestKillAnywhere|TestCompare|TestFlush|TestJoinKernel|TestLoss|TestRollingRestart)$$
+# What only measures, or shows how other means do: it runs with RUN and in `make soak`.
+BESIDE ?= ^TestMoves$$|^TestRollingRestart$$/^kernel$$
 # RUN selects tests by name, as go test -run does.
 RUN ?=
 # Further options of go test, -v for instance.
