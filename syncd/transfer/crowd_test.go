@@ -242,13 +242,25 @@ func TestReset(t *testing.T) {
 		func(p *puppet) { p.request(Join); p.get(); p.get() },
 		func(p *puppet) { p.request(Audit); p.get() },
 	}
-	for _, script := range scripts {
+	total := func(s *Server) (n int) {
+		for _, c := range outcomes(s.Counters()) {
+			n += int(c)
+		}
+		return n
+	}
+	for i, script := range scripts {
 		p := play(dial(), wire.RoleClient, pupilN, auth, func(p *puppet) {
 			script(p)
 			_ = p.conn.(*net.TCPConn).SetLinger(0)
 			p.conn.Close()
 		})
 		<-p.done
+		// The next one would be told that as many are taught already, while the teacher has not met with this one's end.
+		for begin := time.Now(); total(s) != i+1; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > 10*time.Second {
+				t.Fatal("a session outlives its connection")
+			}
+		}
 	}
 	honest(t, dial(), from, auth)
 	stop()
