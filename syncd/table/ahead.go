@@ -12,7 +12,6 @@ const aheadMost = 512
 type ahead struct {
 	hash [aheadMost]uint32
 	at   [aheadMost]uint32 // indexes of entries
-	todo [aheadMost]uint16 // those whose entry is not the one at at
 	n    int
 	sum  uint32 // of what was loaded, so that the loads are not optimised away
 
@@ -54,48 +53,29 @@ func (s *store[A]) fetch() {
 		a.fetched = 0
 		return
 	}
+	sum := a.sum
+	for _, h := range a.hash[:n] {
+		sum += s.index.of(h).places[home(h)].hash
+	}
 	for i, h := range a.hash[:n] {
-		a.at[i] = *s.head(s.slot(h))
+		a.at[i] = s.index.first(h)
 	}
-	sum, todo := a.sum, a.todo[:0]
-	for i, h := range a.hash[:n] {
-		if at := a.at[i]; at != none {
-			e := s.at(at)
-			if sum += uint32(e.clock); e.hash != h { // of the second line
-				a.at[i], todo = e.chain, append(todo, uint16(i))
-			}
-		}
-	}
-	for len(todo) > 0 { // further in the chain
-		left := todo[:0]
-		for _, i := range todo {
-			if at := a.at[i]; at != none {
-				e := s.at(at)
-				if sum += uint32(e.clock); e.hash != a.hash[i] {
-					a.at[i], left = e.chain, append(left, i)
-				}
-			}
-		}
-		todo = left
-	}
-	news := uint32(0)
 	for _, at := range a.at[:n] {
-		if at == none {
-			news++
-			continue
+		if at != none {
+			e := s.at(at)
+			sum += uint32(e.protocol) + uint32(e.clock) // of both lines
 		}
-		e := s.at(at)
-		sum += s.at(e.next).next + s.at(e.prev).next // it may move to another slot of the wheel
 	}
-	for i := range min(news, 1<<s.level-s.split) { // each entry that comes splits a head
-		if at := *s.head(s.split + i); at != none {
-			sum += s.at(at).chain
+	for _, at := range a.at[:n] {
+		if at != none {
+			e := s.at(at)
+			sum += s.at(e.next).next + s.at(e.prev).next // it may move to another slot of the wheel
 		}
 	}
 	a.sum = sum
 }
 
-// look returns the index of the entry with this key, or none, and the key's hash. What was fetched comes in the order in which it was
+// look returns the index of the entry with this key, or none and the key's hash. What was fetched comes in the order in which it was
 // noted, now and then several times or not at all; there the entry is known without its hash, which is a tenth of what a record costs.
 func (s *store[A]) look(k *key[A]) (i, h uint32) {
 	a := &s.ahead
@@ -103,7 +83,7 @@ func (s *store[A]) look(k *key[A]) (i, h uint32) {
 		if i := a.at[n]; i != none {
 			if e := s.at(i); e.key == *k && e.clock != 0 { // not one that has been freed meanwhile
 				a.next = n
-				return i, e.hash
+				return i, 0
 			}
 		}
 	}

@@ -1,9 +1,9 @@
 // Package table is a director's replica of the farm's connections.
 //
 // It is built for a million entries and more: entries lie in chunks without any pointer, so that the garbage collector does not
-// walk them; an index of linear hashing grows by one slot at a time, so that no update ever waits for a rehash; a wheel of
+// walk them; an index of extendible hashing grows by 2 KiB at a time, so that no update ever waits for a rehash; a wheel of
 // one-second slots finds what expires; and a list for each bucket finds what has to be compared with other directors. An IPv4 connection takes
-// 80 bytes and about 4 of the index, an IPv6 connection 120 and 4.
+// 72 bytes and 9 to 19 of the index, an IPv6 connection 112 and 9 to 19.
 //
 // The key is what the kernel looks connections up by (net/netfilter/ipvs/ip_vs_conn.c, ip_vs_conn_in_get and ip_vs_ct_in_get):
 // family, protocol, client and virtual endpoint, and whether it is a template.

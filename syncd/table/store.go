@@ -1,13 +1,9 @@
 package table
 
-import (
-	"hash/maphash"
-)
+import "hash/maphash"
 
-// Chunk sizes, in elements: 64 Ki heads are 256 KiB, 4 Ki IPv4 entries 320 KiB.
 const (
-	headChunk  = 1 << 16
-	entryChunk = 1 << 12
+	entryChunk = 1 << 12 // entries; of IPv4 288 KiB
 	wheelSlots = 1024 // seconds per turn; what expires later stays in its slot for another turn
 	none       = 0    // index 0 is no entry
 )
@@ -23,12 +19,10 @@ type key[A address] struct {
 	template                bool
 }
 
-// entry is one connection. No pointers; 80 bytes for IPv4. What a look-up reads comes first, so that it mostly lies in one cache line.
+// entry is one connection. No pointers; 72 bytes for IPv4. What a look-up reads comes first, so that it mostly lies in one cache line.
 type entry[A address] struct {
 	key[A]
 	origin      uint16 // index into Table.origins
-	hash        uint32 // low half, so that the index grows without reading keys
-	chain       uint32 // next entry of the same head; next free one while unused
 	real        A
 	realPort    uint16
 	state       uint8 // the low half; an entry whose state needs more has extras
@@ -38,7 +32,7 @@ type entry[A address] struct {
 	timeout     uint32 // seconds, of the record
 	expires     uint32 // seconds since Table.epoch
 	next, prev  uint32 // in the wheel's slot
-	after, fore uint32 // in the bucket's list
+	after, fore uint32 // in the bucket's list; after is the next free entry while unused
 	grant       uint64
 	clock       uint64
 }
@@ -51,10 +45,7 @@ type store[A address] struct {
 	used    uint32 // entries ever handed out, entry 0 included
 	count   int
 
-	// Linear hashing (Litwin 1980): 1<<level heads and split more. Head i below split has been split into i and i + 1<<level.
-	heads [][]uint32
-	level uint
-	split uint32
+	index index
 
 	wheel [wheelSlots]uint32
 	swept uint32 // the second up to which the wheel has been swept
@@ -65,34 +56,20 @@ type store[A address] struct {
 }
 
 func newStore[A address](now uint32) *store[A] {
-	return &store[A]{seed: maphash.MakeSeed(), heads: [][]uint32{make([]uint32, headChunk)}, level: 10, used: 1, swept: now}
+	return &store[A]{seed: maphash.MakeSeed(), index: newIndex(), used: 1, swept: now}
 }
 
 func (s *store[A]) at(i uint32) *entry[A] { return &s.entries[i/entryChunk][i%entryChunk] }
 
-func (s *store[A]) head(i uint32) *uint32 { return &s.heads[i/headChunk][i%headChunk] }
-
 func (s *store[A]) hash(k *key[A]) uint32 { return uint32(maphash.Comparable(s.seed, *k)) }
-
-// slot returns the head that a hash belongs to.
-func (s *store[A]) slot(h uint32) uint32 {
-	i := h & (2<<s.level - 1)
-	if i >= 1<<s.level+s.split {
-		i = h & (1<<s.level - 1)
-	}
-	return i
-}
 
 // find returns the index of the entry with this key, or none.
 func (s *store[A]) find(k *key[A], h uint32) uint32 {
-	for i := *s.head(s.slot(h)); i != none; {
-		e := s.at(i)
-		if e.hash == h && e.key == *k {
-			return i
-		}
-		i = e.chain
+	i := s.index.first(h)
+	for i != none && s.at(i).key != *k {
+		i = s.index.next(h, i)
 	}
-	return none
+	return i
 }
 
 // insert adds an entry for a key that is not there to index and bucket and returns its own index. The caller fills it and puts it into the
@@ -100,7 +77,7 @@ func (s *store[A]) find(k *key[A], h uint32) uint32 {
 func (s *store[A]) insert(k *key[A], h uint32, bucket uint16) uint32 {
 	i := s.free
 	if i != none {
-		s.free = s.at(i).chain
+		s.free = s.at(i).after
 	} else {
 		i = s.used
 		s.used++
@@ -108,51 +85,21 @@ func (s *store[A]) insert(k *key[A], h uint32, bucket uint16) uint32 {
 			s.entries = append(s.entries, make([]entry[A], entryChunk))
 		}
 	}
-	head := s.head(s.slot(h))
 	first := &s.buckets[bucket]
-	*s.at(i) = entry[A]{key: *k, hash: h, chain: *head, after: *first}
+	*s.at(i) = entry[A]{key: *k, after: *first}
 	if *first != none {
 		s.at(*first).fore = i
 	}
-	*head, *first = i, i
-	if s.count++; uint32(s.count) > 1<<s.level+s.split {
-		s.grow()
-	}
+	*first = i
+	s.index.add(h, i)
+	s.count++
 	return i
-}
-
-// grow splits one head.
-func (s *store[A]) grow() {
-	high := 1<<s.level + s.split
-	if int(high/headChunk) >= len(s.heads) {
-		s.heads = append(s.heads, make([]uint32, headChunk))
-	}
-	low, lowHead, highHead := s.split, uint32(none), uint32(none)
-	for i := *s.head(low); i != none; {
-		e := s.at(i)
-		i2 := e.chain
-		if e.hash&(1<<s.level) != 0 {
-			e.chain, highHead = highHead, i
-		} else {
-			e.chain, lowHead = lowHead, i
-		}
-		i = i2
-	}
-	*s.head(low), *s.head(high) = lowHead, highHead
-	if s.split++; s.split == 1<<s.level {
-		s.split = 0
-		s.level++
-	}
 }
 
 // remove takes entry i out of index, wheel and bucket and frees it.
 func (s *store[A]) remove(i uint32) {
 	e := s.at(i)
-	p := s.head(s.slot(e.hash))
-	for *p != i {
-		p = &s.at(*p).chain
-	}
-	*p = e.chain
+	s.index.remove(s.hash(&e.key), i)
 	s.unlink(i)
 	if e.fore != none {
 		s.at(e.fore).after = e.after
@@ -162,7 +109,7 @@ func (s *store[A]) remove(i uint32) {
 	if e.after != none {
 		s.at(e.after).fore = e.fore
 	}
-	*e = entry[A]{chain: s.free}
+	*e = entry[A]{after: s.free}
 	s.free = i
 	s.count--
 }
