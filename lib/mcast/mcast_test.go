@@ -65,6 +65,7 @@ func read(tb testing.TB, l *Link, n int) []text {
 	tb.Helper()
 	var got []text
 	msgs := messages(4, 2048)
+	_ = l.SetReadDeadline(time.Now().Add(5 * time.Second))
 	for len(got) < n {
 		k, err := l.ReadBatch(msgs)
 		if err != nil {

@@ -111,7 +111,7 @@ func TestRenewWithoutGap(t *testing.T) {
 			case <-stop:
 				return
 			case <-tick.C:
-				if err := f.Renew(lasts(200 * time.Millisecond)); err != nil {
+				if err := f.Renew(lasts(500 * time.Millisecond)); err != nil {
 					t.Error(err)
 					return
 				}
