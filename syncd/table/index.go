@@ -12,6 +12,9 @@ type index struct {
 const (
 	segmentPlaces = 255
 	segmentFull   = segmentPlaces * 7 / 8
+
+	// maxDepth bounds the index to 4 Mi segments, enough for 450 million entries at the worst filling.
+	maxDepth = 22
 )
 
 // segment has the places of the hashes that share depth upper bits.
@@ -66,14 +69,18 @@ func (x *index) next(h, i uint32) uint32 {
 	}
 }
 
-// add enters entry i, which is not there.
-func (x *index) add(h, i uint32) {
+// add enters entry i, which is not there. It fails if too many hashes have the same maxDepth upper bits: that does not happen by chance before the table
+// is full, and nobody can bring it about without its seed.
+func (x *index) add(h, i uint32) bool {
 	s := x.of(h)
-	for s.count == segmentFull {
+	for ; s.count == segmentFull; s = x.of(h) {
+		if s.depth == maxDepth {
+			return false
+		}
 		x.split(s, h)
-		s = x.of(h)
 	}
 	s.add(h, i)
+	return true
 }
 
 func (s *segment) add(h, i uint32) {
@@ -85,12 +92,8 @@ func (s *segment) add(h, i uint32) {
 	s.count++
 }
 
-// split makes two segments of s, to which h belongs. That two hundred of a table's hashes have all 32 bits in common does not happen by
-// chance, and nobody can bring it about without the table's seed.
+// split makes two segments of s, to which h belongs.
 func (x *index) split(s *segment, h uint32) {
-	if s.depth == 32 {
-		panic("table: the hashes of many keys are the same")
-	}
 	if s.depth == uint32(x.depth) {
 		wider := make([]*segment, 2*len(x.segments))
 		for i, s := range x.segments {

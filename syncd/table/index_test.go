@@ -91,22 +91,34 @@ func TestIndexModel(t *testing.T) {
 	})
 }
 
-// Hashes that share all bits but one of the lowest make the index as deep as it can be; one more of the same would never find room.
-func TestIndexDeepest(t *testing.T) {
+// Hashes that share many bits make the index deep; too many of the same find no room, and leave what is there as it is.
+func TestIndexDeep(t *testing.T) {
 	x, model := newIndex(), map[uint32]uint32{}
-	for i := range uint32(segmentFull) {
-		h := uint32(0xabcd0000)
-		if i%2 == 1 {
-			h |= 1 << 12 // depth 20
+	const same, other = 0xabcd0000, 0xabcd0000 | 1<<12 // the 20th bit
+	next := uint32(1)
+	fill := func(h uint32, n int) {
+		for range n {
+			if !x.add(h, next) {
+				t.Fatalf("no room for entry %d", next)
+			}
+			model[next] = h
+			next++
 		}
-		x.add(h, i+1)
-		model[i+1] = h
 	}
-	x.add(0xabcd0000, segmentFull+1)
-	model[segmentFull+1] = 0xabcd0000
+	fill(same, segmentFull-1)
+	fill(other, 2)
 	if x.depth != 20 {
 		t.Errorf("depth %d", x.depth)
 	}
+	x.check(t, model)
+	fill(same, 1)
+	if x.add(same, next) {
+		t.Error("one more finds room")
+	}
+	x.check(t, model)
+	x.remove(same, 1)
+	delete(model, 1)
+	fill(same, 1)
 	x.check(t, model)
 }
 

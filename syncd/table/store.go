@@ -4,8 +4,8 @@ import "hash/maphash"
 
 const (
 	entryChunk = 1 << 12 // entries; of IPv4 288 KiB
-	wheelSlots = 1024 // seconds per turn; what expires later stays in its slot for another turn
-	none       = 0    // index 0 is no entry
+	wheelSlots = 1024    // seconds per turn; what expires later stays in its slot for another turn
+	none       = 0       // index 0 is no entry
 )
 
 // address is the form in which a family's addresses are kept.
@@ -72,8 +72,8 @@ func (s *store[A]) find(k *key[A], h uint32) uint32 {
 	return i
 }
 
-// insert adds an entry for a key that is not there to index and bucket and returns its own index. The caller fills it and puts it into the
-// wheel.
+// insert adds an entry for a key that is not there to index and bucket and returns its own index, or none if there is no room. The caller fills it and
+// puts it into the wheel.
 func (s *store[A]) insert(k *key[A], h uint32, bucket uint16) uint32 {
 	i := s.free
 	if i != none {
@@ -85,13 +85,16 @@ func (s *store[A]) insert(k *key[A], h uint32, bucket uint16) uint32 {
 			s.entries = append(s.entries, make([]entry[A], entryChunk))
 		}
 	}
+	if !s.index.add(h, i) {
+		s.at(i).after, s.free = s.free, i
+		return none
+	}
 	first := &s.buckets[bucket]
 	*s.at(i) = entry[A]{key: *k, after: *first}
 	if *first != none {
 		s.at(*first).fore = i
 	}
 	*first = i
-	s.index.add(h, i)
 	s.count++
 	return i
 }

@@ -71,7 +71,7 @@ const (
 	Replaced                // it was there, with an earlier stamp
 	Moved                   // so it was, and with another real server
 	Stale                   // what is there is the same or later: nothing changed
-	Refused                 // no entry can be made of it: expired, without a stamp, or of too many origins
+	Refused                 // no entry can be made of it: expired, without a stamp, of too many origins or too many of them
 )
 
 // Len returns the number of entries.
@@ -150,7 +150,9 @@ func put[A address](t *Table, s *store[A], at Slot, now time.Time, keyOf func(*i
 	i, out := at.i, Replaced
 	if i == none {
 		k := keyOf(r)
-		i, out = s.insert(&k, at.hash, BucketOf(r)), Inserted
+		if i, out = s.insert(&k, at.hash, BucketOf(r)), Inserted; i == none {
+			return Refused
+		}
 		t.origins[oi].count++
 		t.changes++
 	} else {
