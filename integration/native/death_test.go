@@ -29,16 +29,12 @@ func TestDeath(t *testing.T) {
 			n := rounds(t, 3)
 			for round := range n {
 				d := f.directors[round%len(f.directors)]
-				until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+				fs.answered(t)
 				mine := fs.of(d.index)
 				at := time.Now()
 				d.plug(false)
 				time.Sleep(patient(c.bar) + 300*time.Millisecond)
-				worst := time.Duration(0)
-				for _, fl := range mine {
-					g, _, _ := fl.gap(at.Add(-20*time.Millisecond), at.Add(patient(c.bar)))
-					worst = max(worst, g)
-				}
+				worst := worstGap(mine, at, at.Add(patient(c.bar)))
 				if !answeredSince(mine, at.Add(patient(c.bar))) {
 					worst = time.Hour
 				}
@@ -68,7 +64,7 @@ func TestDrain(t *testing.T) {
 	f.settled()
 	began, fs := time.Now(), f.startFlows(48)
 	defer fs.end()
-	until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+	fs.answered(t)
 	for i, d := range f.directors { // saru knows who answers
 		for _, fl := range fs.of(i) {
 			if w := f.directors[0].which(fl.from); w.Owner != d.name {
@@ -80,25 +76,16 @@ func TestDrain(t *testing.T) {
 	n := rounds(t, 6)
 	for round := range n {
 		d := f.directors[round%len(f.directors)]
-		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		fs.answered(t)
 		mine := fs.of(d.index)
 		at := time.Now()
 		d.order(true)
 		time.Sleep(100 * time.Millisecond)
 		until(t, 2*time.Second, "answers of others to what "+d.name+" has given away", func() bool { return len(fs.of(d.index)) == 0 })
-		worst := time.Duration(0)
-		for _, fl := range mine {
-			g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
-			worst = max(worst, g)
-		}
+		now := time.Now().Add(-20 * time.Millisecond) // what is on its way does not count
+		worst := worstGap(mine, at, now)
 		// What the others' flows lack in the same time is not the drain's doing: this machine, or this process, stood still.
-		control := time.Duration(0)
-		for _, fl := range fs.all {
-			if !slices.Contains(mine, fl) {
-				g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
-				control = max(control, g)
-			}
-		}
+		control := worstGap(slices.DeleteFunc(slices.Clone(fs.all), func(fl *flow) bool { return slices.Contains(mine, fl) }), at, now)
 		t.Logf("round %d, %v after the beginning: %s, %v; flows that do not move: %v", round, at.Sub(began).Round(time.Millisecond), d.name, worst.Round(time.Millisecond), control.Round(time.Millisecond))
 		if control < 5*interval {
 			gaps = append(gaps, worst)
@@ -131,7 +118,7 @@ func TestStop(t *testing.T) {
 	n := rounds(t, 6)
 	for round := range n {
 		d := f.directors[round%len(f.directors)]
-		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		fs.answered(t)
 		mine := fs.of(d.index)
 		at := time.Now()
 		d.signal(syscall.SIGTERM)
@@ -141,12 +128,7 @@ func TestStop(t *testing.T) {
 		time.Sleep(time.Second)
 		d.start()
 		f.settled()
-		worst := time.Duration(0)
-		for _, fl := range mine { // away and back again
-			g, _, _ := fl.gap(at.Add(-20*time.Millisecond), time.Now().Add(-20*time.Millisecond))
-			worst = max(worst, g)
-		}
-		gaps = append(gaps, worst)
+		gaps = append(gaps, worstGap(mine, at, time.Now().Add(-20*time.Millisecond))) // away and back again
 	}
 	p50, p99 := percentile(gaps, 50), percentile(gaps, 99)
 	t.Logf("RESULT orderly stop and start, %d times: gap p50 %v, p99 %v; answered twice: %d", n, p50.Round(time.Millisecond), p99.Round(time.Millisecond), fs.twice())
@@ -182,7 +164,7 @@ func TestStoppedProcess(t *testing.T) {
 	defer fs.end()
 	for round := range rounds(t, 3) {
 		d := f.directors[round%len(f.directors)]
-		until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+		fs.answered(t)
 		mine := fs.of(d.index)
 		d.signal(syscall.SIGSTOP)
 		at := time.Now()

@@ -51,7 +51,7 @@ func TestCutApart(t *testing.T) {
 	f.settled()
 	fs := f.startFlows(48)
 	defer fs.end()
-	until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+	fs.answered(t)
 	if n := fs.twice(); n > 0 {
 		t.Fatalf("%d datagrams were answered twice before", n)
 	}
@@ -102,7 +102,7 @@ func TestForeignFlush(t *testing.T) {
 	f.settled()
 	fs := f.startFlows(48)
 	defer fs.end()
-	until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+	fs.answered(t)
 	d := f.directors[1]
 	for range rounds(t, 3) {
 		d.nft("flush ruleset\n")

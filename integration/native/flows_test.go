@@ -159,25 +159,23 @@ func (fs *flows) noDoubles(t testing.TB, since time.Time) {
 	}
 }
 
-// gap returns the longest time without an answer that begins after a moment and before another, and by whom the answers before and after are.
-func (fl *flow) gap(after, before time.Time) (longest time.Duration, from, to int) {
+// gap returns the longest time without an answer that begins after a moment and before another.
+func (fl *flow) gap(after, before time.Time) (longest time.Duration) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	last := answer{after, -1}
+	last := after
 	for _, a := range fl.answers {
 		if a.at.Before(after) {
-			last = a
+			last = a.at
 			continue
 		}
-		if last.at.After(before) {
+		if last.After(before) {
 			break
 		}
-		if d := a.at.Sub(last.at); d > longest {
-			longest, from, to = d, last.director, a.director
-		}
-		last = a
+		longest = max(longest, a.at.Sub(last))
+		last = a.at
 	}
-	return longest, from, to
+	return longest
 }
 
 // answeredSince reports whether all flows have had an answer since a moment.
@@ -192,6 +190,20 @@ func answeredSince(list []*flow, at time.Time) bool {
 		}
 	}
 	return true
+}
+
+// answered waits until all flows are answered.
+func (fs *flows) answered(t testing.TB) {
+	t.Helper()
+	until(t, 5*time.Second, "answers", func() bool { return answeredSince(fs.all, time.Now().Add(-50*time.Millisecond)) })
+}
+
+// worstGap is the longest time for which one of some flows was not answered, from an event on or from shortly before.
+func worstGap(list []*flow, event, before time.Time) (worst time.Duration) {
+	for _, fl := range list {
+		worst = max(worst, fl.gap(event.Add(-20*time.Millisecond), before))
+	}
+	return worst
 }
 
 // until waits until check holds.

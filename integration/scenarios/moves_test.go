@@ -31,13 +31,14 @@ func TestMoves(t *testing.T) {
 		must(t, fleet.Wait(limit))
 	}()
 	steady, measured := number(t, "SARU_STREAMS", 60), 24
+	pace := time.Duration(steady) * time.Second / 60 // 60 chunks a second together
 	for i, s := range services[:2] {
 		job := load.Job{
-			Name: fmt.Sprintf("%s %v", s.Method, s.VIPPort()), Host: a.farm.Clients[i], Target: s.VIPPort(), Count: steady / 2, Every: 5 * time.Millisecond,
-			Stall: guestStall, Order: load.Order{Seed: uint64(i * 10_000), Bytes: 1 << 30, Chunk: rollingChunk, Pace: time.Second},
+			Name: fmt.Sprintf("%s %v", s.Method, s.VIPPort()), Host: a.farm.Clients[i], Target: s.VIPPort(), Count: steady / 2, Every: 2 * pace / time.Duration(steady),
+			Stall: guestStall, Order: load.Order{Seed: uint64(i * 10_000), Bytes: 1 << 30, Chunk: rollingChunk, Pace: pace},
 		}
 		must(t, fleet.Launch(ctx, job))
-		job.Name, job.Count, job.Order.Seed, job.Order.Pace = "measured", measured/2, uint64(5_000+i*10_000), 100*time.Millisecond
+		job.Name, job.Count, job.Every, job.Order.Seed, job.Order.Pace = "measured", measured/2, 5*time.Millisecond, uint64(5_000+i*10_000), 100*time.Millisecond
 		must(t, fleet.Launch(ctx, job))
 	}
 	time.Sleep(3 * time.Second) // mirrored
