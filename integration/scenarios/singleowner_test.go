@@ -115,7 +115,7 @@ func TestSingleOwner(t *testing.T) {
 	}()
 	streams := number(t, "SARU_STREAMS", 40)
 	pace := time.Duration(streams) * time.Second / 40 // 40 chunks a second through four directors leave an emulated guest time for everything else
-	for i, s := range services[:2] { // IPv4: the witness knows those apart
+	for i, s := range services[:2] {                  // IPv4: the witness knows those apart
 		job := load.Job{
 			Name: fmt.Sprintf("%s %v", s.Method, s.VIPPort()), Host: a.farm.Clients[i], Target: s.VIPPort(), Count: streams / 2, Every: 2 * pace / time.Duration(streams),
 			Stall: guestStall, Order: load.Order{Seed: uint64(i * streams), Bytes: 1 << 30, Chunk: rollingChunk, Pace: pace},
