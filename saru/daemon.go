@@ -51,8 +51,10 @@ func (o *Options) table() string {
 
 func (o *Options) filterConfig(v []share.Virtual, log *slog.Logger) share.Config {
 	mac, _ := net.ParseMAC(o.MAC) // it was checked; empty: nil
+	timers := o.coreConfig()
 	return share.Config{
-		Table: o.table(), Function: flow.Default, Virtuals: v, Inside: o.Inside, Masquerade: o.Masquerade, MAC: mac, Period: o.Keepalive, Log: log,
+		Table: o.table(), Function: flow.Default, Virtuals: v, Inside: o.Inside, Masquerade: o.Masquerade, MAC: mac, Period: o.Keepalive,
+		Slack: timers.Slack(), Log: log,
 	}
 }
 

@@ -185,7 +185,7 @@ func (w *worker) lease(k *inKernel, d core.Desired) (time.Duration, error) {
 		k.leased = false // it ends by itself
 		return time.Hour, nil
 	}
-	remaining := func() time.Duration { return time.Until(d.Lease) }
+	remaining := func() time.Duration { return time.Until(w.entitled(d)) }
 	if remaining() <= 0 {
 		return time.Hour, nil // the coordinator will notice
 	}
@@ -214,6 +214,16 @@ func (w *worker) lease(k *inKernel, d core.Desired) (time.Duration, error) {
 	}
 	k.leased, k.renewAt = true, time.Now().Add(w.period)
 	return w.period, nil
+}
+
+// entitled is until when this director may hold what d desires: what was done since may have taken long, and heartbeats have been echoed meanwhile.
+func (w *worker) entitled(d core.Desired) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.latest.Gen == d.Gen && w.latest.Lease.After(d.Lease) {
+		return w.latest.Lease
+	}
+	return d.Lease
 }
 
 func none(set []uint64) bool {

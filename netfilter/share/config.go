@@ -36,6 +36,8 @@ type Config struct {
 	MAC net.HardwareAddr
 	// Period is the time between two calls of Renew.
 	Period time.Duration
+	// Slack is by how much a fence outlasts the moment for which it is set, and so the most by which a late renewal can prolong a lease (docs/SAFETY.md section 3); 0: 50 ms.
+	Slack time.Duration
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -82,6 +84,9 @@ func (c Config) check() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Slack == 0 {
+		c.Slack = defaultSlack
+	}
 	switch {
 	case c.Function.Seed == 0:
 		return c, errors.New("share: seed 0: the kernel would draw one")
@@ -95,6 +100,8 @@ func (c Config) check() (Config, error) {
 		return c, fmt.Errorf("share: MAC address %v", c.MAC)
 	case c.Period <= 0:
 		return c, fmt.Errorf("share: period %v", c.Period)
+	case c.Slack < 0:
+		return c, fmt.Errorf("share: slack %v", c.Slack)
 	}
 	for _, p := range c.Masquerade {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {

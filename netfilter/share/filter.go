@@ -28,7 +28,7 @@ type Filter struct {
 	// owned is what the kernel's set holds; in doubt it has to be read back.
 	owned []uint64
 	doubt bool
-	// fenced is when the kernel confirmed a fence of period + slack; zero: there may be none, or one of unknown length.
+	// fenced is when the kernel confirmed a fence of Period + Slack; zero: there may be none, or one of unknown length.
 	fenced time.Time
 	// changes counts what may have changed the kernel's table, so that Watch can tell whether it has read it in the middle.
 	changes uint64

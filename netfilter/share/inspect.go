@@ -159,7 +159,7 @@ func probes(cfg Config) []probe {
 		{"the expression jhash (module nft_hash)", 0, rule(direct4.src.load(word(0)),
 			&expr.Hash{SourceRegister: word(0), DestRegister: word(0), Length: 4, Modulus: 2, Seed: 1, Type: expr.HashTypeJenkins})},
 		{"sets with timeouts", 0, func(c *nftables.Conn, t *nftables.Table, _ *nftables.Chain) error {
-			return c.AddSet(&nftables.Set{Table: t, Name: setLease, KeyType: nftables.TypeNFProto, HasTimeout: true}, timed(leaseKeys, slack))
+			return c.AddSet(&nftables.Set{Table: t, Name: setLease, KeyType: nftables.TypeNFProto, HasTimeout: true}, timed(leaseKeys, defaultSlack))
 		}},
 		{"counters with names", 0, func(c *nftables.Conn, t *nftables.Table, _ *nftables.Chain) error {
 			c.AddObj(&nftables.CounterObj{Table: t, Name: "probe"})

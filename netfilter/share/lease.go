@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slack is by how much a fence outlasts the moment for which it is set, and so the most by which a late renewal can prolong a lease (docs/SAFETY.md section 3).
-const slack = 50 * time.Millisecond
+// defaultSlack is Config.Slack if it is 0.
+const defaultSlack = 50 * time.Millisecond
 
 // attempts is how often a lease is tried again because the fence had timed out. A host on which it always has is too slow to hold anything.
 const attempts = 5
@@ -33,7 +33,7 @@ func timed(keys []nftables.SetElement, d time.Duration) []nftables.SetElement {
 }
 
 // Grant gives the share a lease when there is none, or another one. remaining tells how long it lasts from the moment in which it is called, which is after the fence
-// has been set: so a delay between the two and the kernel prolongs the lease by at most slack, or the lease is not given.
+// has been set: so a delay between the two and the kernel prolongs the lease by at most Config.Slack, or the lease is not given.
 func (f *Filter) Grant(remaining func() time.Duration) error {
 	return f.lease(remaining, false)
 }
@@ -92,16 +92,16 @@ func (f *Filter) setLease(lasts time.Duration, renew bool) error {
 			c.FlushSet(lease)
 		}
 		return errors.Join(err,
-			c.SetAddElements(fence, timed(fenceKeys, f.cfg.Period+slack)),
+			c.SetAddElements(fence, timed(fenceKeys, f.cfg.Period+f.cfg.Slack)),
 			c.SetAddElements(lease, timed(leaseKeys, lasts)))
 	})
 }
 
-// setFence sets the fence for slack, whether there is one or not. An element that is there keeps its timeout when it is added again, so it is deleted.
+// setFence sets the fence for Config.Slack, whether there is one or not. An element that is there keeps its timeout when it is added again, so it is deleted.
 func (f *Filter) setFence() error {
 	f.fenced = time.Time{}
 	fence := f.set(setFence)
-	add := func(c *nftables.Conn) error { return c.SetAddElements(fence, timed(fenceKeys, slack)) }
+	add := func(c *nftables.Conn) error { return c.SetAddElements(fence, timed(fenceKeys, f.cfg.Slack)) }
 	err := f.commit(func(c *nftables.Conn) error { return errors.Join(c.SetDeleteElements(fence, fenceKeys), add(c)) })
 	if refusedAt(err, 0, unix.ENOENT) {
 		err = f.commit(add)

@@ -204,7 +204,7 @@ func TestFence(t *testing.T) {
 	const period = 100 * time.Millisecond
 	f := w.owner(period)
 	must(t, f.Grant(lasts(5*time.Second)))
-	for _, wait := range []time.Duration{0, period + 5*time.Millisecond, period + slack + 20*time.Millisecond} {
+	for _, wait := range []time.Duration{0, period + 5*time.Millisecond, period + defaultSlack + 20*time.Millisecond} {
 		time.Sleep(wait)
 		var during time.Duration
 		start := time.Now()
@@ -217,13 +217,13 @@ func TestFence(t *testing.T) {
 			}
 			return 5 * time.Second
 		}))
-		if during > slack || during == 0 {
+		if during > defaultSlack || during == 0 {
 			t.Errorf("%v after the last renewal: a fence of %v when the clock is read", wait, during)
 		}
 		st, err := f.Read()
 		must(t, err)
 		took := time.Since(start) + 10*time.Millisecond // jiffies, as in mustLast
-		if st.Fence > period+slack || st.Fence != 0 && st.Fence < period+slack-took {
+		if st.Fence > period+defaultSlack || st.Fence != 0 && st.Fence < period+defaultSlack-took {
 			t.Errorf("a fence of %v after a renewal", st.Fence)
 		}
 		if st.Lease > 5*time.Second || st.Lease < 5*time.Second-took {

@@ -9,8 +9,8 @@ import (
 	"saru/proto/coord"
 )
 
-// renewalSlack is how much a delayed renewal can prolong a lease (docs/SAFETY.md, section 3); the fence of netfilter/share has the same 50 ms.
-const renewalSlack = 50 * time.Millisecond
+// leastSlack is how much a delayed renewal can prolong a lease at the least (docs/SAFETY.md, section 3).
+const leastSlack = 50 * time.Millisecond
 
 // Partition is the value of --partition.
 type Partition uint8
@@ -50,8 +50,8 @@ func (c *Config) Check() error {
 	switch {
 	case c.Lease < 2*c.Keepalive+100*time.Millisecond:
 		return fmt.Errorf("--lease %v is below 2 --keepalive + 100ms = %v: one lost heartbeat would close this director", c.Lease, 2*c.Keepalive+100*time.Millisecond)
-	case c.Lease+renewalSlack+c.Guard > c.Deadtime:
-		return fmt.Errorf("--deadtime %v is below --lease + 50ms + --guard = %v: a director could be replaced while it still holds", c.Deadtime, c.Lease+renewalSlack+c.Guard)
+	case c.Lease+leastSlack+c.Guard > c.Deadtime:
+		return fmt.Errorf("--deadtime %v is below --lease + 50ms + --guard = %v: a director could be replaced while it still holds", c.Deadtime, c.Lease+leastSlack+c.Guard)
 	case c.Warntime <= c.Keepalive || c.Warntime > c.Deadtime:
 		return fmt.Errorf("--warntime %v must be above --keepalive %v and at most --deadtime %v", c.Warntime, c.Keepalive, c.Deadtime)
 	}
@@ -59,7 +59,13 @@ func (c *Config) Check() error {
 }
 
 // wait is rule 3 of docs/SAFETY.md, section 4: after it, every hold under a table whose successor counts has ended.
-func (c *Config) wait() time.Duration { return c.Lease + renewalSlack + c.Guard }
+func (c *Config) wait() time.Duration { return c.Lease + c.Slack() + c.Guard }
+
+// Slack is how much a delayed renewal can prolong a lease: the filter's fence is made so. A renewal that takes longer from reading the clock to the kernel is refused, which costs the kernel a
+// grace period of RCU each time; so farms with long timers, of slow machines, have more, a sixth of the lease, as far as deadtime allows.
+func (c *Config) Slack() time.Duration {
+	return max(leastSlack, min(c.Lease/6, c.Deadtime-c.Lease-c.Guard)).Truncate(time.Millisecond)
+}
 
 // Local is what the daemon finds out about its own machine.
 type Local struct {
