@@ -15,7 +15,7 @@ func TestSlack(t *testing.T) {
 		{3000 * ms, 3200 * ms, 20 * ms, 180 * ms}, // a sixth would reach beyond deadtime
 		{310 * ms, 1000 * ms, 30 * ms, 51 * ms},   // what the kernel takes: whole milliseconds
 	} {
-		c := Config{Keepalive: 50 * ms, Warntime: 100 * ms, Deadtime: tt.deadtime, Lease: tt.lease, Guard: tt.guard}
+		c := Config{Keepalive: 30 * ms, Warntime: 100 * ms, Deadtime: tt.deadtime, Lease: tt.lease, Guard: tt.guard}
 		if err := c.Check(); err != nil {
 			t.Errorf("%+v: %v", tt, err)
 		}
