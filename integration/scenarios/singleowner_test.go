@@ -181,7 +181,7 @@ func (a *activeFarm) judge(n int, windows []window, fleet, short *load.Fleet) {
 		case d.State == load.Waiting:
 			continue
 		case d.State != load.Cut:
-		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && strings.HasSuffix(d.Why, "stalled") &&
+		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && (strings.HasSuffix(d.Why, "stalled") || strings.HasSuffix(d.Why, "i/o timeout")) &&
 			during(d, 10*time.Second, func(w window) (from, to time.Time) { return w.begin, w.back }):
 			t.Logf("no connection in 10 s: %s from %v on", d.Job, d.Began)
 			unserved++ // it came while nobody had its bucket, for longer than a client tries
