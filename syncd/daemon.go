@@ -46,6 +46,7 @@ func (d *daemon) serve(ctx context.Context, listener, metricsListener net.Listen
 	}
 	d.readKernel(list)
 	d.overflowed()
+	d.intake.probe(true) // a director that joins within moments must not call itself synced before its firewall has been looked at
 	g, ctx := errgroup.WithContext(ctx)
 	defer d.teacher.stop()
 	g.Go(func() error { return d.Run(ctx) })
@@ -110,14 +111,18 @@ func (d *daemon) watch(ctx context.Context) error {
 					d.log.Error("nothing of the peers reaches this kernel", "error", err)
 				}
 				d.intake.block(true)
+				d.intake.probe(false)
 			case err != nil:
 				d.log.Warn("probe the way into the kernel", "error", err)
+				d.intake.probe(false)
 			case blocked:
 				d.log.Info("what syncd injects reaches the kernel again: all of it is injected once more")
 				d.With(func(e *engine.Engine) {
 					e.Reinject()
 					d.intake.block(false)
 				})
+			default:
+				d.intake.probe(false)
 			}
 		}
 		d.With(func(e *engine.Engine) {

@@ -17,6 +17,7 @@ type intake struct {
 	dropped uint64 // the kernel's count when it was last looked at
 	known   bool   // it has been looked at
 	blocked bool   // a firewall drops everything
+	unknown bool   // it has yet to be found out whether one does
 }
 
 // lose says that something that was injected is lost.
@@ -42,7 +43,7 @@ func (i *intake) look(dropped uint64, err error) {
 func (i *intake) lost() (losses uint64, open bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.losses, i.blocked || i.mended < i.losses
+	return i.losses, i.unknown || i.blocked || i.mended < i.losses
 }
 
 // mend says that the first so many losses are made good as soon as the kernel has entered what is waiting for it.
@@ -59,6 +60,13 @@ func (i *intake) block(is bool) {
 	i.blocked = is
 }
 
+// probe says that it is to be found out whether a firewall drops everything, or that it has been.
+func (i *intake) probe(unknown bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.unknown = unknown
+}
+
 // isBlocked reports what block last said.
 func (i *intake) isBlocked() bool {
 	i.mu.Lock()
@@ -66,12 +74,19 @@ func (i *intake) isBlocked() bool {
 	return i.blocked
 }
 
+// reachable reports whether no firewall drops everything, as far as is known.
+func (i *intake) reachable() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return !i.unknown && !i.blocked
+}
+
 // overflowed looks at the kernel's count and reports whether anything that the kernel could be given now is still to be made good.
 func (m *Mirrorer) overflowed() bool {
 	_, dropped, err := m.tap.Queued()
 	m.intake.look(dropped, err)
 	_, open := m.intake.lost()
-	return err == nil && open && !m.intake.isBlocked()
+	return err == nil && open && m.intake.reachable()
 }
 
 // reinjectPause is how long after everything was injected again it is not done once more: that may be a million entries, and if

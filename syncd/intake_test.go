@@ -243,4 +243,12 @@ func TestIntake(t *testing.T) {
 	open(true)
 	i.block(false)
 	open(false)
+	i.probe(true)
+	if open(true); i.reachable() {
+		t.Error("reachable before it is known")
+	}
+	i.probe(false)
+	if open(false); !i.reachable() {
+		t.Error("not reachable")
+	}
 }
