@@ -113,17 +113,6 @@ func (c Config) check() (Config, error) {
 	return c, err
 }
 
-// virtualsOf counts the virtual addresses of a family.
-func (c Config) virtualsOf(is4 bool) int {
-	n := 0
-	for _, v := range c.Virtuals {
-		if v.Address.Is4() == is4 {
-			n++
-		}
-	}
-	return n
-}
-
 // checkVirtuals returns a copy in which addresses are unmapped and masks are those that count.
 func (c Config) checkVirtuals(virtuals []Virtual) ([]Virtual, error) {
 	seen := map[netip.Addr]bool{}

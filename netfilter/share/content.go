@@ -117,7 +117,7 @@ func build(cfg Config, defragment bool) (content, error) {
 	share, late := []rule{loopback}, []rule{loopback}
 	for _, is4 := range []bool{true, false} {
 		at := join(family(is4), []expr.Any{direct(is4).dst.load(word(0))})
-		share = append(share, b.entrances(is4)...)
+		share = append(share, rule{join(at, []expr.Any{dispatch(virtualMap(is4))}), "each virtual address has a chain"})
 		late = append(late, rule{join(at, []expr.Any{dispatch(lateMap(is4))}), "what IPVS did not take"})
 	}
 	if cfg.Inside != "" {
@@ -133,26 +133,6 @@ func build(cfg Config, defragment bool) (content, error) {
 	b.addBase(chainShare, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, share...)
 	b.addBase(chainLate, nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRef(latePriority), late...)
 	return b.content, nil
-}
-
-// fewVirtuals is how many virtual addresses of a family are compared one by one, which the kernel does within its loop over the rules: up to here that takes less time
-// than a look-up in a map. The map holds them nevertheless: when many addresses become few, a packet that is on its way through the rules of before looks it up as it is
-// after (the kernel's nft_lookup_eval asks for the generation anew), and must not find nothing there and pass.
-const fewVirtuals = 4
-
-// entrances lead packets to the chains of their virtual addresses.
-func (b *builder) entrances(is4 bool) []rule {
-	address := join(family(is4), []expr.Any{direct(is4).dst.load(word(0))})
-	if b.cfg.virtualsOf(is4) > fewVirtuals {
-		return []rule{{join(address, []expr.Any{dispatch(virtualMap(is4))}), "each virtual address has a chain"}}
-	}
-	var rules []rule
-	for _, v := range b.cfg.Virtuals {
-		if v.Address.Is4() == is4 {
-			rules = append(rules, rule{join(address, []expr.Any{compare(expr.CmpOpEq, v.Address.AsSlice()...), gotoChain(named("vip", v.Address))}), ""})
-		}
-	}
-	return rules
 }
 
 // loopbackIndex is the index of "lo" in every network namespace (net/core/dev.c, LOOPBACK_IFINDEX). An index is cheaper to compare than a name.

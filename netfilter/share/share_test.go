@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,17 +64,6 @@ func fullConfig() Config {
 		Virtual{Address: netip.MustParseAddr("192.0.2.2"), Sense: flow.SenseOf(flow.SrcAddr, flow.SrcPort, flow.DstAddr, flow.DstPort)},
 		Virtual{Address: netip.MustParseAddr("2001:db8::2"), Sense: flow.SenseOf(flow.DstPort), Open: true})
 	return cfg
-}
-
-// crowd adds addresses until a look-up finds them, and comparisons no more.
-func crowd(virtuals []Virtual) []Virtual {
-	virtuals = slices.Clone(virtuals)
-	for i := range byte(fewVirtuals) {
-		sense := flow.SenseOf(flow.SrcAddr, flow.SrcPort)
-		virtuals = append(virtuals, Virtual{Address: netip.AddrFrom4([4]byte{192, 0, 2, 100 + i}), Sense: sense, Open: true},
-			Virtual{Address: netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: 1, 15: i}), Sense: sense})
-	}
-	return virtuals
 }
 
 // nft runs the real tool in the namespace of the test.
