@@ -8,8 +8,8 @@ import (
 )
 
 // intake is the account of what was injected and did not come into the kernel: an injection failed, the backup thread's receive buffer had
-// no room, no thread was there, or a firewall drops it all. Until that was made good, nothing is confirmed, and this director does
-// not call itself synced.
+// no room, no thread was there, or a firewall drops it all. Until that was made good, and until it is known that no firewall does, nothing is
+// confirmed, and this director does not call itself synced.
 type intake struct {
 	mu      sync.Mutex
 	losses  uint64 // how often something was lost

@@ -78,7 +78,7 @@ type Local struct {
 
 // Desired is what the filter is to do. The lease belongs to just this set: whoever renews it must have made the set true before.
 type Desired struct {
-	Gen   uint64   // rises when Open changes
+	Gen   uint64   // rises when Open or Function changes, not with Lease
 	Open  []uint64 // bitset of buckets
 	Lease time.Time
 	// Function is that of the table; its addresses are open, others stay closed.

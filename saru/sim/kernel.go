@@ -103,7 +103,8 @@ func (d *Director) work() {
 
 // renew renews the lease; d.pauseIn may put a pause between reading the clock and committing.
 func (d *Director) renew(life int, end time.Time) {
-	const period, slack = 100 * time.Millisecond, 50 * time.Millisecond
+	cfg := d.w.config(d)
+	period, slack := cfg.Keepalive, cfg.Slack()
 	k := &d.kernel
 	commit := func(then func()) { d.w.After(d.commitTime(), then) }
 	attempt := func() {
