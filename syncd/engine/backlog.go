@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"sort"
+	"time"
+)
 
 // DefaultBacklog is how many bytes of datagrams a director keeps for repair: at a million records a second, 25,000 full datagrams,
 // it reaches back for 0.4 s, and at 20,000 records of their own datagrams for 4 s. Repair takes a round trip and a tick or two.
@@ -10,20 +13,27 @@ const DefaultBacklog = 16 << 20
 // they are. Half of the kernel's shortest timeout of a state that is told (ip_vs_proto_tcp.c, tcp_timeouts: CLOSE).
 const keepTime = 5 * time.Second
 
-// firstBacklog is how much memory a backlog begins with.
-const firstBacklog = 256 << 10
+// backlogPage is how much memory a backlog takes at a time; a datagram (65,507 bytes at most) fits. It was one ring of bytes that doubled, which
+// stopped the engine for the copy: 20 ms and more where the page faults of fresh memory are dear, as in virtual machines.
+const backlogPage = 64 << 10
 
-// backlog keeps the newest datagrams of a stream, by number, in a ring of bytes without pointers. It grows to its limit and no
-// further; the oldest make room.
+// backlog keeps the newest datagrams of a stream, by number, in pages without pointers. It grows to its limit and no further; the oldest
+// make room, a page at a time.
 type backlog struct {
 	limit int
-	buf   []byte
-	head  int // where the next datagram goes
-	items []kept
-	first int // index of the oldest item
-	count int
-	from  uint64 // number of the oldest datagram
+	pages []page // the oldest first; none is empty
+	spare []page // empty ones
+	taken int    // bytes of memory in pages and spare
+	count int    // datagrams
 	bytes int    // of datagrams
+}
+
+// page has consecutive datagrams.
+type page struct {
+	from  uint64 // number of items[0]
+	gone  int    // how many of items have been dropped
+	items []kept
+	buf   []byte // its capacity is what it has room for
 }
 
 // kept is one datagram.
@@ -33,105 +43,100 @@ type kept struct {
 	again  int64 // when it was last repeated
 }
 
-func (b *backlog) item(i int) *kept { return &b.items[(b.first+i)%len(b.items)] }
-
 // add keeps a datagram; numbers follow one another.
 func (b *backlog) add(now time.Time, number uint64, data []byte) {
-	off := b.place(len(data))
-	if off < 0 { // longer than the whole limit
-		b.first, b.count, b.bytes = 0, 0, 0
-		return
-	}
-	if b.count == len(b.items) {
-		items := make([]kept, max(64, 2*len(b.items)))
-		for i := range b.count {
-			items[i] = *b.item(i)
+	if len(b.pages) == 0 || room(&b.pages[len(b.pages)-1]) < len(data) {
+		if !b.turn(number, len(data)) {
+			return
 		}
-		b.items, b.first = items, 0
 	}
-	if b.count == 0 {
-		b.from = number
-	}
-	copy(b.buf[off:], data)
-	b.head = off + len(data)
+	p := &b.pages[len(b.pages)-1]
+	p.items = append(p.items, kept{off: int32(len(p.buf)), n: int32(len(data)), sent: now.UnixNano()})
+	p.buf = append(p.buf, data...)
 	b.count++
 	b.bytes += len(data)
-	*b.item(b.count - 1) = kept{off: int32(off), n: int32(len(data)), sent: now.UnixNano()}
 }
 
-// place returns where n bytes fit, or -1: it makes room by growing, then by dropping the oldest.
-func (b *backlog) place(n int) int {
-	if n > b.limit {
-		return -1
-	}
+func room(p *page) int { return cap(p.buf) - len(p.buf) }
+
+// turn begins a page that has room for n bytes. A datagram above the whole limit is not kept, and none before it: false.
+func (b *backlog) turn(number uint64, n int) bool {
+	size := max(n, min(backlogPage, b.limit/16))
 	for {
-		if b.count == 0 {
-			if len(b.buf) < n {
-				b.buf = make([]byte, min(max(firstBacklog, n), b.limit))
+		if last := len(b.spare) - 1; last >= 0 {
+			p := b.spare[last]
+			b.spare = b.spare[:last]
+			if cap(p.buf) >= n {
+				b.pages = append(b.pages, page{from: number, items: p.items[:0], buf: p.buf[:0]})
+				return true
 			}
-			b.head = 0
-			return 0
+			b.taken -= cap(p.buf)
+			continue
 		}
-		tail := int(b.item(0).off)
-		switch {
-		case b.head > tail && len(b.buf)-b.head >= n:
-			return b.head
-		case b.head > tail && tail >= n:
-			return 0
-		case b.head <= tail && tail-b.head >= n:
-			return b.head
-		case len(b.buf) < b.limit:
-			b.resize(min(2*len(b.buf), b.limit))
-		default:
-			b.drop()
+		if b.taken+size <= b.limit {
+			b.taken += size
+			b.pages = append(b.pages, page{from: number, buf: make([]byte, 0, size)})
+			return true
 		}
+		if len(b.pages) == 0 {
+			return false
+		}
+		b.dropPage()
 	}
-}
-
-// resize moves everything into memory of another size, which must be enough.
-func (b *backlog) resize(size int) {
-	buf, off := make([]byte, size), 0
-	for i := range b.count {
-		it := b.item(i)
-		copy(buf[off:], b.buf[it.off:it.off+it.n])
-		it.off = int32(off)
-		off += int(it.n)
-	}
-	b.buf, b.head = buf, off
 }
 
 // expire drops what is older than keepTime.
 func (b *backlog) expire(now time.Time) {
-	for b.count > 0 && now.UnixNano()-b.item(0).sent > int64(keepTime) {
-		b.drop()
+	for len(b.pages) > 0 {
+		p := &b.pages[0]
+		for ; p.gone < len(p.items) && now.UnixNano()-p.items[p.gone].sent > int64(keepTime); p.gone++ {
+			b.count--
+			b.bytes -= int(p.items[p.gone].n)
+		}
+		if p.gone < len(p.items) {
+			return
+		}
+		b.dropPage()
 	}
 }
 
-func (b *backlog) drop() {
-	b.bytes -= int(b.item(0).n)
-	b.first = (b.first + 1) % len(b.items)
-	b.count--
-	b.from++
+// dropPage drops what the oldest page still has; the page is spare then.
+func (b *backlog) dropPage() {
+	p := b.pages[0]
+	for _, it := range p.items[p.gone:] {
+		b.count--
+		b.bytes -= int(it.n)
+	}
+	b.spare = append(b.spare, p)
+	b.pages = b.pages[:copy(b.pages, b.pages[1:])]
 }
 
 // setLimit changes the limit; what is beyond it is dropped.
 func (b *backlog) setLimit(limit int) {
 	b.limit = limit
-	if len(b.buf) > limit {
-		for b.bytes > limit {
-			b.drop()
+	for b.taken > limit {
+		if len(b.spare) == 0 {
+			b.dropPage()
 		}
-		b.resize(limit)
+		last := len(b.spare) - 1
+		b.taken -= cap(b.spare[last].buf)
+		b.spare = b.spare[:last]
 	}
 }
 
 // get returns a datagram and its account, or nil. Both are valid until the next add.
 func (b *backlog) get(number uint64) ([]byte, *kept) {
-	if b.count == 0 || number < b.from || number-b.from >= uint64(b.count) {
+	i := sort.Search(len(b.pages), func(i int) bool { return b.pages[i].from > number }) - 1
+	if i < 0 {
 		return nil, nil
 	}
-	it := b.item(int(number - b.from))
-	return b.buf[it.off : it.off+it.n], it
+	p := &b.pages[i]
+	at := number - p.from
+	if at < uint64(p.gone) || at >= uint64(len(p.items)) {
+		return nil, nil
+	}
+	it := &p.items[at]
+	return p.buf[it.off : it.off+it.n], it
 }
 
 // oldest returns the oldest number that get knows, or the one after newest when there is none.
@@ -139,7 +144,7 @@ func (b *backlog) oldest(newest uint64) uint64 {
 	if b.count == 0 {
 		return newest + 1
 	}
-	return b.from
+	return b.pages[0].from + uint64(b.pages[0].gone)
 }
 
 // reach returns how long ago the oldest datagram was sent.
@@ -147,5 +152,5 @@ func (b *backlog) reach(now time.Time) time.Duration {
 	if b.count == 0 {
 		return 0
 	}
-	return time.Duration(now.UnixNano() - b.item(0).sent)
+	return time.Duration(now.UnixNano() - b.pages[0].items[b.pages[0].gone].sent)
 }
