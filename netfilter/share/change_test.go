@@ -191,6 +191,7 @@ var alterations = map[string]struct{ how, why string }{
 	"own less":        {"delete element inet saru owned { 5 }", "set owned was changed"},
 	"own another":     {"delete element inet saru owned { 5 }; add element inet saru owned { 4000 }", "set owned was changed"},
 	"forget address":  {"delete element inet saru virtual4 { 192.0.2.1 }", "set virtual4 was changed"},
+	"forget port":     {"delete element inet saru ported4 { 192.0.2.1 . tcp }", "set ported4 was changed"},
 	"other protocols": {"delete element inet saru ported { udp }", "set ported was changed"},
 	"endless lease":   {"flush set inet saru lease; add element inet saru lease { ipv4, ipv6 }", "set lease was changed"},
 }

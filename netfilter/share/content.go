@@ -106,6 +106,7 @@ func build(cfg Config, defragment bool) (content, error) {
 		})
 	}
 	for _, is4 := range []bool{true, false} {
+		b.addSet(&nftables.Set{Name: portedMap(is4), KeyType: typeHost[is4], IsMap: true, DataType: nftables.TypeVerdict, Size: uint32(len(portedProtocols)) * maxVirtuals, Comment: "virtual addresses, packets with ports"})
 		b.addSet(&nftables.Set{Name: virtualMap(is4), KeyType: typeAddress[is4], IsMap: true, DataType: nftables.TypeVerdict, Size: maxVirtuals, Comment: "virtual addresses"})
 		b.addSet(&nftables.Set{Name: lateMap(is4), KeyType: typeAddress[is4], IsMap: true, DataType: nftables.TypeVerdict, Size: maxVirtuals, Comment: "virtual addresses with services"})
 	}
@@ -117,7 +118,9 @@ func build(cfg Config, defragment bool) (content, error) {
 	share, late := []rule{loopback}, []rule{loopback}
 	for _, is4 := range []bool{true, false} {
 		at := join(family(is4), []expr.Any{direct(is4).dst.load(word(0))})
-		share = append(share, rule{join(at, []expr.Any{dispatch(virtualMap(is4))}), "each virtual address has a chain"})
+		// What is most has the shortest way: one look-up in the place of one and up to three comparisons saves a tenth of the price of a foreign packet.
+		share = append(share, rule{join(at, []expr.Any{meta(expr.MetaKeyL4PROTO, word(direct(is4).dst.len/4)), dispatch(portedMap(is4))}), "packets with ports"})
+		share = append(share, rule{join(at, []expr.Any{dispatch(virtualMap(is4))}), "all else"})
 		late = append(late, rule{join(at, []expr.Any{dispatch(lateMap(is4))}), "what IPVS did not take"})
 	}
 	if cfg.Inside != "" {
@@ -141,6 +144,7 @@ const loopbackIndex = 1
 // latePriority is behind IPVS, which hooks input at 98 and 99 (net/netfilter/ipvs/ip_vs_core.c).
 const latePriority = 150
 
+func portedMap(is4 bool) string  { return familyName("ported", is4) }
 func virtualMap(is4 bool) string { return familyName("virtual", is4) }
 func lateMap(is4 bool) string    { return familyName("late", is4) }
 

@@ -42,8 +42,8 @@ func (a address) open(entry string) {
 	ports, failed := named("ports", a.v.Address), named("error", a.v.Address)
 	sets := a.serviceSets()
 	var main []rule
-	for _, p := range portedProtocols { // TCP first: comparisons are cheaper than a set, and these packets are to be cheap
-		main = append(main, rule{join(protocol(p), []expr.Any{gotoChain(ports)}), ""})
+	for _, p := range portedProtocols {
+		a.addElement(portedMap(a.is4), jumpElement(keyHost(p, a.v.Address), ports))
 	}
 	a.addChain(ports, slices.Concat(a.bySource(sets, direct(a.is4), "source"), a.decide(direct(a.is4), a.whole, ""))...)
 
