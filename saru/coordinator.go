@@ -30,6 +30,7 @@ type coordinator struct {
 	armed   time.Time     // when the timer goes off
 	wake    chan struct{} // it must go off sooner
 	changed chan struct{} // closed and made anew whenever something has changed
+	failed  chan error    // why the director must not go on
 }
 
 // drops counts datagrams that changed nothing, by reason.
@@ -40,7 +41,7 @@ type drops struct {
 func newCoordinator(cfg core.Config, ring *seal.Ring, conn *mcast.Conn, w *worker, log *slog.Logger) *coordinator {
 	return &coordinator{
 		log: log, conn: conn, worker: w, core: core.New(cfg, time.Now()), ring: ring,
-		wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), changed: make(chan struct{}), failed: make(chan error, 1),
 	}
 }
 
@@ -50,6 +51,12 @@ func (c *coordinator) step(f func(now time.Time, k *core.Core)) {
 	defer c.mu.Unlock()
 	_, incarnation := c.core.Self()
 	f(time.Now(), c.core)
+	if err := c.core.Failure(); err != nil {
+		select {
+		case c.failed <- err:
+		default:
+		}
+	}
 	out := c.core.Take()
 	if _, now := c.core.Self(); now != incarnation && c.worker.syncd != nil {
 		c.worker.syncd.began() // this director begins anew
@@ -116,7 +123,7 @@ func (c *coordinator) note(events []core.Event) {
 	}
 }
 
-// run ticks until ctx ends.
+// run ticks until ctx ends or the director must not go on.
 func (c *coordinator) run(ctx context.Context) error {
 	t := time.NewTimer(0)
 	defer t.Stop()
@@ -124,6 +131,8 @@ func (c *coordinator) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-c.failed:
+			return err
 		case <-t.C:
 			c.step(func(now time.Time, k *core.Core) { k.Tick(now) })
 		case <-c.wake:

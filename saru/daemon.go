@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,7 @@ type daemon struct {
 	services ipvs.Services // nil: this kernel has no IPVS
 	pinger   *pinger
 	look     chan struct{}
+	broken   atomic.Bool // the filter fails
 }
 
 // table returns the name of the filter's table.
@@ -183,6 +185,7 @@ func (d *daemon) tellLocal() {
 		l.Synced, l.Term, _ = d.syncd.state()
 	}
 	l.Function, l.Usable = d.virtuals.local()
+	l.Usable = l.Usable && !d.broken.Load() // where others can serve, they are to
 	_, l.Pings = d.pinger.count()
 	d.coord.step(func(now time.Time, k *core.Core) { k.SetLocal(now, l) })
 }
@@ -214,9 +217,11 @@ func (d *daemon) flushed(gen uint64) {
 func (d *daemon) filterFailed(err error) {
 	text := ""
 	if err != nil {
-		text = "the filter cannot be changed: " + err.Error()
+		text = "the filter does not do what it should: " + err.Error()
 	}
+	d.broken.Store(err != nil)
 	d.coord.step(func(now time.Time, k *core.Core) { k.Alarm("kernel", text) })
+	d.lookSoon()
 }
 
 // functionOf returns the share function of a virtual address of the agreed function.

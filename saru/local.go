@@ -25,6 +25,12 @@ const lookTime = time.Second
 // ftpPort is that of FTP's control connections: their data connections must come to the same director.
 const ftpPort = 21
 
+// ikePort and natTraversalPort are IKE's (RFC 7296 section 2): both, and ESP, must come to the same director.
+const (
+	ikePort          = 500
+	natTraversalPort = 4500
+)
+
 // virtuals are the addresses that this director shares, as configured and as found in IPVS.
 type virtuals struct {
 	log *slog.Logger
@@ -110,7 +116,9 @@ func (v *virtuals) take(list []kernelService) (changed bool) {
 			}
 		}
 		services[a] = append(services[a], out)
-		if s.Flags&ipvs.ServicePersistent != 0 || s.PEName != "" || s.Protocol == unix.IPPROTO_TCP && s.Port == ftpPort {
+		ftp := s.Protocol == unix.IPPROTO_TCP && s.Port == ftpPort
+		ike := s.Protocol == unix.IPPROTO_UDP && (s.Port == ikePort || s.Port == natTraversalPort)
+		if s.Flags&ipvs.ServicePersistent != 0 || s.PEName != "" || ftp || ike {
 			mask := persistMask(s.Service)
 			if old, ok := bySource[a]; !ok || mask < old {
 				bySource[a] = mask
@@ -185,7 +193,8 @@ func (v *virtuals) local() (coord.Function, bool) {
 	return v.function, v.usable
 }
 
-// filter makes the filter's addresses: those of the agreed function are open, others that this director has stay closed.
+// filter makes the filter's addresses: those of the agreed function are open, others that this director has stay closed. Those of the agreed function that it does
+// not have, or not any more, are closed as well: it gets their packets, and would answer connections of other directors with resets.
 func (v *virtuals) filter(agreed *coord.Function) []share.Virtual {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -195,6 +204,14 @@ func (v *virtuals) filter(agreed *coord.Function) []share.Virtual {
 			Address: e.Address, Sense: flow.Sense(e.Fields), Mask: e.Mask, Services: v.services[e.Address],
 			Open: agreed != nil && slices.Contains(agreed.Virtuals, e),
 		})
+	}
+	if agreed == nil {
+		return out
+	}
+	for _, e := range agreed.Virtuals {
+		if !slices.ContainsFunc(v.function.Virtuals, func(own coord.Virtual) bool { return own.Address == e.Address }) {
+			out = append(out, share.Virtual{Address: e.Address, Sense: flow.Sense(e.Fields), Mask: e.Mask})
+		}
 	}
 	return out
 }

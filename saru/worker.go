@@ -1,8 +1,10 @@
 package saru
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/bits"
 	"slices"
@@ -28,7 +30,7 @@ type events interface {
 	applied(gen uint64)
 	lapsed()
 	flushed(gen uint64)
-	filterFailed(err error) // nil: it works again
+	filterFailed(err error) // it fails, or some addresses stay closed; nil: all is well again
 }
 
 // worker makes the kernel do what the coordinator desires: closing first, then addresses, then opening, then the lease. The lease that it renews is always that of
@@ -102,7 +104,8 @@ type inKernel struct {
 	function *coord.Function
 	leased   bool
 	renewAt  time.Time
-	failing  bool
+	refused  error  // of addresses that stay closed
+	told     string // what is wrong, as it was told last; empty: nothing
 }
 
 // retry is when a transaction that failed is tried again.
@@ -119,7 +122,7 @@ func (w *worker) run(ctx context.Context) error {
 		w.redo, w.refresh = false, false
 		w.mu.Unlock()
 		if redo {
-			k = inKernel{gen: k.gen, open: make([]uint64, w.words)}
+			k = inKernel{gen: k.gen, open: make([]uint64, w.words), told: k.told}
 		}
 		wait, err := w.work(&k, d, refresh)
 		if err != nil {
@@ -131,10 +134,7 @@ func (w *worker) run(ctx context.Context) error {
 				w.mu.Unlock()
 			}
 		}
-		if (err != nil) != k.failing {
-			k.failing = err != nil
-			w.tell.filterFailed(err)
-		}
+		w.report(&k, cmp.Or(err, k.refused))
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
@@ -142,6 +142,18 @@ func (w *worker) run(ctx context.Context) error {
 		case <-w.poke:
 		case <-timer.C:
 		}
+	}
+}
+
+// report tells what is wrong, when that has changed.
+func (w *worker) report(k *inKernel, wrong error) {
+	text := ""
+	if wrong != nil {
+		text = wrong.Error()
+	}
+	if text != k.told {
+		k.told = text
+		w.tell.filterFailed(wrong)
 	}
 }
 
@@ -160,7 +172,8 @@ func (w *worker) work(k *inKernel, d core.Desired, refresh bool) (time.Duration,
 		k.open = keep
 	}
 	if d.Function != k.function || refresh {
-		if err := w.filter.SetVirtuals(w.virtuals(d.Function)); err != nil {
+		var err error
+		if k.refused, err = w.setVirtuals(w.virtuals(d.Function)); err != nil {
 			return 0, err
 		}
 		k.function = d.Function
@@ -178,16 +191,37 @@ func (w *worker) work(k *inKernel, d core.Desired, refresh bool) (time.Duration,
 	return w.lease(k, d)
 }
 
+// setVirtuals sets the filter's addresses. One whose services cannot be shared stays closed, and does not keep the others from being served.
+func (w *worker) setVirtuals(list []share.Virtual) (refused, err error) {
+	for {
+		err := w.filter.SetVirtuals(list)
+		var one *share.RefusedError
+		if !errors.As(err, &one) {
+			return refused, err
+		}
+		i := slices.IndexFunc(list, func(v share.Virtual) bool { return v.Address == one.Address && len(v.Services) > 0 })
+		if i < 0 {
+			return refused, err
+		}
+		list[i].Open, list[i].Services = false, nil
+		w.log.Error("a virtual address stays closed", "address", one.Address, "error", one.Err)
+		refused = errors.Join(refused, fmt.Errorf("virtual address %v stays closed: %w", one.Address, one.Err))
+	}
+}
+
 // lease renews the lease when it is time.
 func (w *worker) lease(k *inKernel, d core.Desired) (time.Duration, error) {
 	now := time.Now()
 	if d.Lease.IsZero() || none(k.open) {
 		k.leased = false // it ends by itself
-		return time.Hour, nil
+		if none(d.Open) {
+			return time.Hour, nil
+		}
+		return w.period, nil // syncd is waited for; and a lease that is given anew alone does not wake
 	}
 	remaining := func() time.Duration { return time.Until(w.entitled(d)) }
 	if remaining() <= 0 {
-		return time.Hour, nil // the coordinator will notice
+		return w.period, nil // the coordinator will notice; if it has prolonged the lease just now, it has not woken this
 	}
 	var err error
 	switch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ type fakeFilter struct {
 	fail   error
 	lapsed bool
 	lease  time.Time
+
+	virtuals []share.Virtual
+	refuse   netip.Addr // an address that may not have services
 }
 
 func (f *fakeFilter) do(format string, args ...any) error {
@@ -40,7 +44,15 @@ func (f *fakeFilter) do(format string, args ...any) error {
 
 func (f *fakeFilter) Apply(owned []uint64) error { return f.do("apply %v", bucketsOf(owned)) }
 
-func (f *fakeFilter) SetVirtuals(v []share.Virtual) error { return f.do("virtuals %d", len(v)) }
+func (f *fakeFilter) SetVirtuals(v []share.Virtual) error {
+	if slices.ContainsFunc(v, func(v share.Virtual) bool { return v.Address == f.refuse && len(v.Services) > 0 }) {
+		return &share.RefusedError{Address: f.refuse, Err: errors.New("odd")}
+	}
+	f.mu.Lock()
+	f.virtuals = slices.Clone(v)
+	f.mu.Unlock()
+	return f.do("virtuals %d", len(v))
+}
 
 func (f *fakeFilter) Grant(remaining func() time.Duration) error {
 	return f.renew("grant", remaining)
@@ -224,5 +236,62 @@ func TestWorkerMended(t *testing.T) {
 		expect(t, f, "virtuals 1", "applied 1", "apply [1]", "grant")
 		w.mended()
 		expect(t, f, "virtuals 1", "apply [1]", "grant")
+	})
+}
+
+// TestWorkerWaitsForSyncd: buckets that syncd does not bring into the kernel in time open all the same, also where nothing else is open; and the lease follows.
+func TestWorkerWaitsForSyncd(t *testing.T) {
+	inWorker(t, func(t *testing.T, w *worker, f *fakeFilter) {
+		w.syncd = newSyncdLink("nobody", nil, w.log)
+		w.want(core.Desired{Gen: 1, Open: set(1), Lease: time.Now().Add(time.Hour)})
+		time.Sleep(readyLimit - time.Millisecond)
+		expect(t, f, "applied 1")
+		time.Sleep(2 * w.period)
+		expect(t, f, "apply [1]", "grant")
+	})
+}
+
+// TestWorkerLeaseAlone: a lease that is prolonged after it has ended here does not wake the worker, and is found all the same.
+func TestWorkerLeaseAlone(t *testing.T) {
+	inWorker(t, func(t *testing.T, w *worker, f *fakeFilter) {
+		w.want(core.Desired{Gen: 1, Open: set(1), Lease: time.Now().Add(50 * time.Millisecond)})
+		expect(t, f, "applied 1", "apply [1]", "grant")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		f.take()
+		w.want(core.Desired{Gen: 1, Open: set(1), Lease: time.Now().Add(300 * time.Millisecond)})
+		time.Sleep(w.period)
+		synctest.Wait()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !slices.Equal(f.did, []string{"renew"}) {
+			t.Errorf("%q", f.did)
+		}
+	})
+}
+
+// TestWorkerRefused: a virtual address whose services the filter refuses stays closed, and is told; the others are served.
+func TestWorkerRefused(t *testing.T) {
+	inWorker(t, func(t *testing.T, w *worker, f *fakeFilter) {
+		bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+		var services []share.Service
+		f.refuse = bad
+		w.virtuals = func(*coord.Function) []share.Virtual {
+			return []share.Virtual{{Address: bad, Open: true, Services: services}, {Address: good, Open: true, Services: make([]share.Service, 1)}}
+		}
+		fn := &coord.Function{}
+		w.want(core.Desired{Gen: 1, Open: set(1), Lease: time.Now().Add(time.Hour), Function: fn})
+		expect(t, f, "virtuals 2", "applied 1", "apply [1]", "grant")
+		services = make([]share.Service, 1)
+		w.servicesChanged()
+		expect(t, f, "virtuals 2", "failed: virtual address 192.0.2.1 stays closed: odd")
+		if got := f.virtuals; got[0].Open || len(got[0].Services) != 0 || !got[1].Open || len(got[1].Services) != 1 {
+			t.Errorf("%+v", got)
+		}
+		w.want(core.Desired{Gen: 2, Open: set(1, 2), Lease: time.Now().Add(time.Hour), Function: fn})
+		expect(t, f, "applied 2", "apply [1 2]")
+		services = nil
+		w.servicesChanged()
+		expect(t, f, "virtuals 2", "failed: <nil>")
 	})
 }

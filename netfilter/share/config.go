@@ -113,6 +113,18 @@ func (c Config) check() (Config, error) {
 	return c, err
 }
 
+// RefusedError names a virtual address whose services the filter cannot share.
+type RefusedError struct {
+	Address netip.Addr
+	Err     error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("share: virtual address %v: %v", e.Address, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
 // checkVirtuals returns a copy in which addresses are unmapped and masks are those that count.
 func (c Config) checkVirtuals(virtuals []Virtual) ([]Virtual, error) {
 	seen := map[netip.Addr]bool{}
@@ -141,7 +153,7 @@ func (c Config) checkVirtuals(virtuals []Virtual) ([]Virtual, error) {
 		}
 		for _, s := range v.Services {
 			if err := v.checkService(s); err != nil {
-				return nil, fmt.Errorf("share: virtual address %v: %w", v.Address, err)
+				return nil, &RefusedError{v.Address, err}
 			}
 		}
 		out = append(out, v)

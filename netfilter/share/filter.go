@@ -102,13 +102,13 @@ func (f *Filter) commit(fill func(c *nftables.Conn) error) error {
 }
 
 // set returns a set of the table by its name.
-func (f *Filter) set(name string) *nftables.Set {
-	for _, s := range f.content.sets {
+func (ct content) set(name string) *nftables.Set {
+	for _, s := range ct.sets {
 		if s.set.Name == name {
 			return s.set
 		}
 	}
-	return &nftables.Set{Table: f.content.table, Name: name}
+	return &nftables.Set{Table: ct.table, Name: name}
 }
 
 // Apply makes the set of owned buckets this one: bit b%64 of word b/64 is bucket b. Only the difference is sent, in one transaction; when Apply returns nil, the
@@ -127,7 +127,7 @@ func (f *Filter) Apply(owned []uint64) error {
 	}
 	for range 2 {
 		if f.doubt {
-			real, readErr := f.readOwned()
+			real, readErr := f.listing().owned()
 			if readErr != nil {
 				return errors.Join(err, readErr)
 			}
@@ -149,7 +149,7 @@ func (f *Filter) apply(owned []uint64) error {
 		fresh = appendBuckets(fresh, w, owned[w]&^f.owned[w])
 	}
 	err := f.commit(func(c *nftables.Conn) error {
-		s := f.set(setOwned)
+		s := f.content.set(setOwned)
 		return errors.Join(
 			chunks(gone, func(part []nftables.SetElement) error { return c.SetDeleteElements(s, part) }),
 			chunks(fresh, func(part []nftables.SetElement) error { return c.SetAddElements(s, part) }),
@@ -169,7 +169,8 @@ func appendBuckets(elements []nftables.SetElement, word int, set uint64) []nftab
 	return elements
 }
 
-// SetVirtuals changes the virtual addresses in one transaction. Owned buckets, lease and fence stay, and the counters of addresses that stay.
+// SetVirtuals changes the virtual addresses in one transaction. Owned buckets, lease and fence stay, and the counters of addresses that stay. With a *RefusedError
+// nothing has changed; the address can be given again closed and without services.
 func (f *Filter) SetVirtuals(virtuals []Virtual) error {
 	done, err := f.use()
 	if err != nil {

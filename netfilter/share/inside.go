@@ -95,7 +95,7 @@ func (b *builder) replies(v Virtual, s Service) error {
 			ok = b.addElement(familyName("reply", is4), jumpElement(key, reply)) && b.addElement(familyName("reply-error", is4), jumpElement(key, failed))
 		}
 		if !ok {
-			return fmt.Errorf("share: real server %v of virtual address %v serves another address with another share function", d, v.Address)
+			return &RefusedError{v.Address, fmt.Errorf("its real server %v serves another address with another share function", d)}
 		}
 	}
 	return nil

@@ -83,7 +83,7 @@ func (f *Filter) lease(remaining func() time.Duration, renew bool) error {
 
 // setLease is the transaction whose first message fails if the fence has timed out, and its second, of a renewal, if the lease has.
 func (f *Filter) setLease(lasts time.Duration, renew bool) error {
-	lease, fence := f.set(setLease), f.set(setFence)
+	lease, fence := f.content.set(setLease), f.content.set(setFence)
 	return f.commit(func(c *nftables.Conn) error {
 		err := c.SetDeleteElements(fence, fenceKeys)
 		if renew {
@@ -100,7 +100,7 @@ func (f *Filter) setLease(lasts time.Duration, renew bool) error {
 // setFence sets the fence for Config.Slack, whether there is one or not. An element that is there keeps its timeout when it is added again, so it is deleted.
 func (f *Filter) setFence() error {
 	f.fenced = time.Time{}
-	fence := f.set(setFence)
+	fence := f.content.set(setFence)
 	add := func(c *nftables.Conn) error { return c.SetAddElements(fence, timed(fenceKeys, f.cfg.Slack)) }
 	err := f.commit(func(c *nftables.Conn) error { return errors.Join(c.SetDeleteElements(fence, fenceKeys), add(c)) })
 	if refusedAt(err, 0, unix.ENOENT) {
@@ -123,15 +123,15 @@ func (f *Filter) CloseShare() error {
 func (f *Filter) closeShare() error {
 	f.fenced = time.Time{}
 	err := f.commit(func(c *nftables.Conn) error {
-		c.FlushSet(f.set(setLease))
-		c.FlushSet(f.set(setFence))
-		c.FlushSet(f.set(setOwned))
+		c.FlushSet(f.content.set(setLease))
+		c.FlushSet(f.content.set(setFence))
+		c.FlushSet(f.content.set(setOwned))
 		return nil
 	})
 	// There are reports that a flush leaves elements (google/nftables #305).
 	var st State
 	if err == nil {
-		st, err = f.read()
+		err = f.listing().read(&st)
 	}
 	if err == nil && st.Lease == 0 && none(st.Owned) {
 		f.owned, f.doubt = st.Owned, false

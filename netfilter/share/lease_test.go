@@ -210,7 +210,7 @@ func TestFence(t *testing.T) {
 		start := time.Now()
 		must(t, f.Renew(func() time.Duration {
 			// Read would wait for the lock that Renew holds.
-			elements, err := f.elements(setFence)
+			elements, err := f.listing().elements(setFence)
 			must(t, err)
 			for _, e := range elements {
 				during = e.Expires

@@ -38,19 +38,20 @@ type Count struct{ Packets, Bytes uint64 }
 // Read reads the table.
 func (f *Filter) Read() (State, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
+	l, closed, virtuals := f.listing(), f.closed, f.cfg.Virtuals
+	st := State{Protected: f.flags != 0}
+	f.mu.Unlock() // renewals must not wait for listings
+	if closed {
 		return State{}, os.ErrClosed
 	}
-	st, err := f.read()
+	if err := l.read(&st); err != nil {
+		return st, err
+	}
+	counts, err := l.counters()
 	if err != nil {
 		return st, err
 	}
-	counts, err := f.counters()
-	if err != nil {
-		return st, err
-	}
-	for _, v := range f.cfg.Virtuals {
+	for _, v := range virtuals {
 		st.Virtuals = append(st.Virtuals, VirtualState{
 			Address: v.Address, Own: counts[named("own", v.Address)], Foreign: counts[named("foreign", v.Address)], Late: counts[named("late", v.Address)],
 		})
@@ -60,12 +61,21 @@ func (f *Filter) Read() (State, error) {
 	return st, nil
 }
 
-func (f *Filter) counters() (map[string]Count, error) {
-	c, err := reader(f.namespace)
+// listing reads the kernel's table.
+type listing struct {
+	namespace int
+	content   content
+	buckets   uint32
+}
+
+func (f *Filter) listing() listing { return listing{f.namespace, f.content, f.cfg.Function.Buckets} }
+
+func (l listing) counters() (map[string]Count, error) {
+	c, err := reader(l.namespace)
 	if err != nil {
 		return nil, err
 	}
-	objs, err := c.GetObjects(f.content.table)
+	objs, err := c.GetObjects(l.content.table)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables counters: %w", err)
 	}
@@ -79,50 +89,49 @@ func (f *Filter) counters() (map[string]Count, error) {
 }
 
 // read reads the sets.
-func (f *Filter) read() (State, error) {
-	st := State{Protected: f.flags != 0}
+func (l listing) read(st *State) error {
 	var err error
-	if st.Owned, err = f.readOwned(); err != nil {
-		return st, err
+	if st.Owned, err = l.owned(); err != nil {
+		return err
 	}
 	for _, s := range []struct {
 		name string
 		to   *time.Duration
 	}{{setLease, &st.Lease}, {setFence, &st.Fence}} {
-		elements, err := f.elements(s.name)
+		elements, err := l.elements(s.name)
 		if err != nil {
-			return st, err
+			return err
 		}
 		for _, e := range elements {
 			*s.to = max(*s.to, e.Expires)
 		}
 	}
-	return st, nil
+	return nil
 }
 
-func (f *Filter) elements(name string) ([]nftables.SetElement, error) {
-	c, err := reader(f.namespace)
+func (l listing) elements(name string) ([]nftables.SetElement, error) {
+	c, err := reader(l.namespace)
 	if err != nil {
 		return nil, err
 	}
-	elements, err := c.GetSetElements(f.set(name))
+	elements, err := c.GetSetElements(l.content.set(name))
 	if err != nil {
 		return nil, fmt.Errorf("list nftables set %s: %w", name, err)
 	}
 	return elements, nil
 }
 
-func (f *Filter) readOwned() ([]uint64, error) {
-	elements, err := f.elements(setOwned)
+func (l listing) owned() ([]uint64, error) {
+	elements, err := l.elements(setOwned)
 	if err != nil {
 		return nil, err
 	}
-	owned := make([]uint64, f.words())
+	owned := make([]uint64, int(l.buckets+63)/64)
 	for _, e := range elements {
 		if len(e.Key) != 4 {
 			continue
 		}
-		if b := binary.NativeEndian.Uint32(e.Key); b < f.cfg.Function.Buckets {
+		if b := binary.NativeEndian.Uint32(e.Key); b < l.buckets {
 			owned[b/64] |= 1 << (b % 64)
 		}
 	}

@@ -32,7 +32,7 @@ func (f *Filter) wantLocked() (desired, error) {
 		return d, errors.New("the filter is closed")
 	case f.doubt:
 		// When it cannot be read, the table is missing, for instance: that is found when it is looked at.
-		if real, err := f.readOwned(); err == nil {
+		if real, err := f.listing().owned(); err == nil {
 			d.owned = real
 		}
 	}

@@ -195,6 +195,7 @@ type Core struct {
 	ineligible    map[member]time.Time
 	out           Output
 	alarms        map[string]string
+	failure       error
 }
 
 // New returns the coordinator of a director whose kernel has been confirmed closed.
@@ -268,6 +269,9 @@ func (c *Core) Lapsed(now time.Time) {
 	}
 	c.step()
 }
+
+// Failure is why this director must not go on, or nil: it closes and ends.
+func (c *Core) Failure() error { return c.failure }
 
 // Drain makes this director own nothing, or take part again.
 func (c *Core) Drain(now time.Time, on bool) {

@@ -284,12 +284,11 @@ func (c *Core) weigh(n *need, reason func(bool, string, ...any)) {
 		case state&coord.StateDrains != 0:
 			n.weights[m] = 0
 			continue
-		case i >= 0 && state&coord.StateFits == 0:
-			// It holds nothing, if it speaks of this table. Otherwise it has not said yet whether it fits.
+		case state&coord.StateFits == 0 && (m == c.self || c.alive(m).beat.Counts == c.counts.ref):
+			n.weights[m] = 0 // it holds nothing, or would not
+			continue
+		case i >= 0 && state&coord.StateFits == 0: // it has not said yet whether it fits
 			n.weights[m] = uint32(c.counts.Members[i].Weight)
-			if m == c.self || c.alive(m).beat.Counts == c.counts.ref {
-				n.weights[m] = 0
-			}
 			continue
 		case eligible:
 			delete(c.ineligible, m)
@@ -323,6 +322,9 @@ func (c *Core) weigh(n *need, reason func(bool, string, ...any)) {
 
 // chooseFunction lets the share function be the one that most members have (docs/SAFETY.md, section 8).
 func (c *Core) chooseFunction(n *need, reason func(bool, string, ...any)) {
+	if !c.settled() {
+		return // somebody may not have closed yet what the table that counts closes
+	}
 	votes := map[coord.Digest]int{}
 	for m := range n.weights {
 		if _, _, _, fn, ok := c.said(m); ok {

@@ -98,6 +98,10 @@ func (c *Core) adopt(t *table) {
 	if !direct {
 		c.release = release{table: t.ref.Digest} // not clean: nothing is known of who held before
 	}
+	if old != nil && old.fn != t.fn && c.release.table == t.ref.Digest {
+		// Addresses close only now, where the table counts: what was said to be released is not, before the kernel has that too.
+		c.release.gen, c.release.closed, c.release.done = 0, time.Time{}, false
+	}
 	c.acceptedAt = c.now
 	if accepted {
 		c.acceptedAt = c.pendingAt

@@ -88,6 +88,10 @@ func (c *Core) hearBeat(link int, h *coord.Heartbeat) peer.Verdict {
 			Age: time.Duration(own.AgeMS) * time.Millisecond, Counts: own.Counts},
 	})
 	if what == peer.Namesake {
+		up, other := c.now.Sub(c.started), time.Duration(h.UptimeMS)*time.Millisecond
+		if c.failure == nil && (up < other || up == other && c.self.incarnation < h.Incarnation) {
+			c.failure = fmt.Errorf("another director is named %q and runs longer than this one: give each its own --node", c.cfg.Node)
+		}
 		c.PassingAlarm("namesake", fmt.Sprintf("another live director uses the name %s", c.cfg.Node))
 	}
 	if verdict == peer.WrongIncarnation {
