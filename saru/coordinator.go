@@ -145,6 +145,9 @@ func (c *coordinator) run(ctx context.Context) error {
 	}
 }
 
+// writeWait is for how long a link whose buffer is full holds up the coordinator: that holds minutes of heartbeats, so it is stuck.
+const writeWait = 10 * time.Millisecond
+
 // batch is how many datagrams are read at once: a table in parts and a heartbeat of each of 64 directors.
 const batch = 64
 

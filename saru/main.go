@@ -121,7 +121,7 @@ func run(ctx context.Context, o Options, args []string, log *slog.Logger, logFil
 	if len(findings) > 0 {
 		return program.Environment(findings[0])
 	}
-	sockets, err := program.OpenSockets(ctx, o.Control, o.Metrics, mcast.Config{Interfaces: o.Interfaces, Group: o.Group})
+	sockets, err := program.OpenSockets(ctx, o.Control, o.Metrics, mcast.Config{Interfaces: o.Interfaces, Group: o.Group, WriteWait: writeWait})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package syncd
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,12 +170,15 @@ func (d *daemon) interval() time.Duration {
 func (d *daemon) passes(ctx context.Context, cfg reconcile.Config) (reconcile.Result, []reconcile.Finding, time.Duration, error) {
 	var all reconcile.Confirmation
 	var took time.Duration
+	truncated := false
 	for pass := 1; ; pass++ {
 		res, err := reconcile.Run(ctx, cfg, kernelReplica{d.Mirrorer}, ipvs.ReadConns(procRoot))
 		if err != nil {
 			return res, nil, took, err
 		}
 		took += res.Ended.Sub(res.Began)
+		truncated = truncated || res.Truncated
+		res.Truncated = truncated
 		all.Add(&res)
 		if !all.Open() || pass >= confirmPasses && !all.Pending() || pass == mostPasses {
 			return res, all.Confirmed(), took, nil
@@ -187,27 +191,42 @@ func (d *daemon) passes(ctx context.Context, cfg reconcile.Config) (reconcile.Re
 	}
 }
 
+// auditable returns what a pass needs to know, or why there can be none, and notes it.
+func (d *daemon) auditable() (cfg reconcile.Config, ok bool, why string, err error) {
+	services, err := d.kernel.Services()
+	if err != nil {
+		return cfg, false, "", err
+	}
+	cfg, ok, why = d.reconcileConfig(services)
+	d.audit.mu.Lock()
+	defer d.audit.mu.Unlock()
+	d.audit.readable, d.audit.why = ok, why
+	return cfg, ok, why, nil
+}
+
 // auditOnce audits and repairs. It returns how long reading took.
 func (d *daemon) auditOnce(ctx context.Context) (time.Duration, error) {
-	services, err := d.kernel.Services()
+	a := d.audit
+	lost := d.overflowed()
+	losses, _ := d.intake.lost() // those from now on this audit may not see
+	cfg, ok, why, err := d.auditable()
+	if err == nil && ok && lost {
+		d.log.Warn("the kernel lost some of what was injected: nothing is confirmed until that is found and injected again", "losses", losses)
+		select { // a pass takes what is younger for being on its way
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(reconcile.Settled):
+		}
+		cfg, ok, why, err = d.auditable()
+	}
 	if err != nil {
 		return 0, err
 	}
-	a := d.audit
-	cfg, ok, why := d.reconcileConfig(services)
-	a.mu.Lock()
-	a.readable, a.why = ok, why
-	a.mu.Unlock()
-	lost := d.overflowed()
-	losses, _ := d.intake.lost() // those from now on this audit may not see
 	if !ok {
 		if lost && d.reinject() {
 			d.log.Warn("the kernel lost some of what was injected: all of it is injected again", "why", why)
 		}
 		return 0, nil
-	}
-	if lost {
-		d.log.Warn("the kernel lost some of what was injected: nothing is confirmed until that is found and injected again", "losses", losses)
 	}
 	res, findings, took, err := d.passes(ctx, cfg)
 	if err != nil {
@@ -215,6 +234,14 @@ func (d *daemon) auditOnce(ctx context.Context) (time.Duration, error) {
 			d.log.Warn("the kernel lost some of what was injected: all of it is injected again", "why", err)
 		}
 		return took, err
+	}
+	if res.Truncated {
+		d.log.Warn("kernel and replica differ in more than an audit keeps: there will be another one at once", "differences", len(res.Findings))
+		poke(a.now)
+	}
+	if res.Truncated && lost { // not all of the losses were found
+		losses = 0
+		d.reinject()
 	}
 	inject, publish := d.mend(findings, losses)
 	if len(findings) > 0 {
@@ -238,24 +265,38 @@ func (d *daemon) auditOnce(ctx context.Context) (time.Duration, error) {
 
 // mend repairs what an audit has found that began after so many losses. It returns how many entries it has injected and published.
 func (d *daemon) mend(findings []reconcile.Finding, losses uint64) (injected, published int) {
-	inject, move, publish := reconcile.Repairs(findings)
-	d.With(func(e *engine.Engine) {
-		now := time.Now()
-		for i := range inject {
-			e.Restore(now, &inject[i].Record)
-		}
-		for i := range move {
-			e.Replace(now, &move[i].Record)
-		}
-		for i := range publish {
-			if publish[i].Fault == reconcile.Sound && e.Found(now, &publish[i].Record, publish[i].Age) {
-				published++
+	for part := range slices.Chunk(findings, auditMost) {
+		d.With(func(e *engine.Engine) {
+			now := time.Now()
+			// What the kernel has reported since then is newer than what was listed, and stands.
+			part = slices.DeleteFunc(slices.Clone(part), func(f reconcile.Finding) bool { return f.Publishes() && !unchanged(e, now, &f) })
+			inject, move, publish := reconcile.Repairs(part)
+			for i := range inject {
+				e.Restore(now, &inject[i].Record)
 			}
-		}
-		e.Flush()
-		d.intake.mend(losses)
-	})
-	return len(inject) + len(move), published
+			for i := range move {
+				e.Replace(now, &move[i].Record)
+			}
+			for i := range publish {
+				if publish[i].Fault == reconcile.Sound && e.Found(now, &publish[i].Record, publish[i].Age) {
+					published++
+				}
+			}
+			injected += len(inject) + len(move)
+			e.Flush()
+		})
+	}
+	d.With(func(*engine.Engine) { d.intake.mend(losses) })
+	return injected, published
+}
+
+// unchanged reports whether the replica has of an entry what it had when it was compared.
+func unchanged(e *engine.Engine, now time.Time, f *reconcile.Finding) bool {
+	en, _, known := e.Lookup(now, f.Record())
+	if f.Replica == nil {
+		return !known
+	}
+	return known && en.Stamp == f.Replica.Stamp && en.Origin == f.Replica.Origin
 }
 
 // sendHalfOpen publishes the connections of some buckets that are being opened, which the kernel does not report. It returns how many.

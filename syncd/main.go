@@ -93,7 +93,7 @@ func run(ctx context.Context, o Options, args []string, log *slog.Logger, logFil
 		}
 		return program.Environment(problems[0].Err)
 	}
-	sockets, err := program.OpenSockets(ctx, o.Control, o.Metrics, mcast.Config{Interfaces: o.Interfaces, Group: o.Group})
+	sockets, err := program.OpenSockets(ctx, o.Control, o.Metrics, mcast.Config{Interfaces: o.Interfaces, Group: o.Group, WriteWait: writeWait})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ const (
 	outLimit = 1024
 	// injectLimit is how many messages may wait for the kernel before the network is no longer read; each has up to 255 records.
 	injectLimit = 64
+	// writeWait is for how long a link whose buffer is full holds up the others: a wire of 100 Mbit/s takes the whole of it meanwhile.
+	writeWait = 200 * time.Millisecond
 	// drainTime is how long an orderly stop waits for what the kernel still holds back: two ticks and the kernel's 20 ms.
 	drainTime = 100 * time.Millisecond
 )
@@ -175,6 +177,9 @@ func (m *Mirrorer) sendAll(items [][]byte) {
 					break
 				}
 				m.dropped.note(m.log, "send", l.Interface(), err)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					break // it does not send: the others are not to wait for it
+				}
 				left = left[min(1, len(left)):] // the refused one is lost on this link
 			}
 		}

@@ -21,6 +21,8 @@ const (
 	learnWait = injectLimit
 	// digestStep is how many entries are digested before records get a turn again: some 0.3 ms of waiting for memory.
 	digestStep = 4096
+	// crowd is how many entries a bucket has at most that are gone through at once; with 10 million connections it has 2,500.
+	crowd = 2 * digestStep
 )
 
 // replica is the engine as sessions see it. It implements transfer.Source.
@@ -28,26 +30,69 @@ type replica struct{ m *Mirrorer }
 
 func (r replica) Digests(cut uint64, buckets []uint16, dst []transfer.Digest) []transfer.Digest {
 	for len(buckets) > 0 {
-		begin := time.Now()
-		n, entries := 0, 0
-		r.m.With(func(e *engine.Engine) {
-			for ; n < len(buckets) && entries < digestStep; n++ {
+		n, entries, crowded := 0, 0, false
+		r.inTurn(func(e *engine.Engine) (more bool) {
+			for ; n < len(buckets) && entries < digestStep && !crowded; n++ {
+				if crowded = e.BucketLen(buckets[n]) > crowd; crowded {
+					break
+				}
 				sum, count := e.Digest(buckets[n], cut)
 				dst = append(dst, transfer.Digest{Bucket: buckets[n], Count: count, Sum: sum})
 				entries += 1 + int(count)
 			}
+			return n < len(buckets)
 		})
-		if buckets = buckets[n:]; len(buckets) > 0 {
-			<-time.After(time.Since(begin)) // also on a single processor, which nobody else gets otherwise for 10 ms
+		if buckets = buckets[n:]; crowded {
+			dst = append(dst, r.crowdedDigest(cut, buckets[0]))
+			buckets = buckets[1:]
 		}
 	}
 	return dst
 }
 
+// inTurn runs a step with the engine held, and lets others have as much time if there is more to do.
+func (r replica) inTurn(step func(e *engine.Engine) (more bool)) (more bool) {
+	begin := time.Now()
+	r.m.With(func(e *engine.Engine) { more = step(e) })
+	if more {
+		<-time.After(time.Since(begin)) // also on a single processor, which nobody else gets otherwise for 10 ms
+	}
+	return more
+}
+
+// crowdedDigest is the digest of a bucket with more than crowd entries: somebody has chosen the clients' addresses and ports so.
+func (r replica) crowdedDigest(cut uint64, bucket uint16) transfer.Digest {
+	d := transfer.Digest{Bucket: bucket}
+	var at table.Cursor
+	for r.inTurn(func(e *engine.Engine) bool {
+		sum, count, next := e.DigestStep(at, digestStep, bucket, cut)
+		d.Sum, d.Count, at = d.Sum+sum, d.Count+count, next
+		return !at.Done
+	}) {
+	}
+	return d
+}
+
 func (r replica) Bucket(bucket uint16, fn func(*table.Entry) bool) {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
-	r.m.engine.Bucket(time.Now(), bucket, fn)
+	crowded := false
+	r.m.With(func(e *engine.Engine) {
+		if crowded = e.BucketLen(bucket) > crowd; !crowded {
+			e.Bucket(time.Now(), bucket, fn)
+		}
+	})
+	if !crowded {
+		return
+	}
+	var at table.Cursor
+	for r.inTurn(func(e *engine.Engine) bool {
+		stopped := false
+		at = e.Walk(time.Now(), at, digestStep, func(en *table.Entry, _ string) bool {
+			stopped = table.BucketOf(&en.Record) == bucket && !fn(en)
+			return !stopped
+		})
+		return !stopped && !at.Done
+	}) {
+	}
 }
 
 func (r replica) State() transfer.State {

@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"os"
 	"saru/lib/tun/nstest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -178,5 +180,51 @@ func TestAddressChange(t *testing.T) {
 	write(t, l, "x")
 	if got := read(t, b.Links()[0], 1); got[0].From != "10.0.0.77" {
 		t.Errorf("sent from %s", got[0].From)
+	}
+}
+
+// TestStuckLink: an interface that does not send holds a writer up once, for WriteWait; and when it sends again, nothing remains of it.
+func TestStuckLink(t *testing.T) {
+	peer := segment(t)
+	const wait = 200 * time.Millisecond
+	a := open(t, Config{Interfaces: []string{"a0"}, Group: group4, WriteBuffer: 64 << 10, WriteWait: wait})
+	b := openIn(t, peer, Config{Interfaces: []string{"b0"}, Group: group4})
+	l := a.Links()[0]
+	link, err := netlink.LinkByName("a0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plug := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       1000, Buffer: 2e9 / 64, Limit: 1 << 30, // a datagram a second; the bucket is given by the time in ticks that it takes to fill
+	}
+	if err := netlink.QdiscReplace(plug); err != nil {
+		t.Fatal(err)
+	}
+	bufs := make([][]byte, 64)
+	for i := range bufs {
+		bufs[i] = make([]byte, 1000)
+	}
+	var waits []time.Duration
+	for len(waits) < 3 {
+		begin := time.Now()
+		switch n, err := l.WriteBatch(bufs); {
+		case errors.Is(err, os.ErrDeadlineExceeded) && n < len(bufs):
+			waits = append(waits, time.Since(begin))
+		case err != nil:
+			t.Fatal(err)
+		case time.Since(begin) > 10*time.Second:
+			t.Fatal("everything is sent")
+		}
+	}
+	if waits[0] < wait || waits[2] > wait/2 {
+		t.Errorf("writing waited for %v, want %v and then hardly at all", waits, wait)
+	}
+	if err := netlink.QdiscDel(plug); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, "again")
+	again := func(got text) bool { return got.Data == "again" }
+	for !slices.ContainsFunc(read(t, b.Links()[0], 1), again) {
 	}
 }

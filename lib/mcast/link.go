@@ -30,9 +30,10 @@ type Link struct {
 	rmu  sync.Mutex // guards recv: held while reading
 	recv receiver
 
-	wmu  sync.Mutex // guards send: held while writing
-	send outgoing
-	dst  *net.UDPAddr
+	wmu   sync.Mutex // guards send and stuck: held while writing
+	send  outgoing
+	stuck bool
+	dst   *net.UDPAddr
 
 	mu            sync.Mutex // guards what follows; never held while blocking
 	rx            *rxSocket
@@ -129,11 +130,18 @@ func (l *Link) replaced(differs func() bool) bool {
 }
 
 // WriteBatch sends each of bufs as one datagram to the group and returns how many were sent. It waits while the socket's
-// buffer is full. On an error the datagram after those that were sent has been refused; the caller decides
-// whether to go on behind it. ENETUNREACH and ENETDOWN mean that the interface is down.
+// buffer is full, for Config.WriteWait; then it returns os.ErrDeadlineExceeded. On an error the datagram after those that
+// were sent has been refused; the caller decides whether to go on behind it. ENETUNREACH and ENETDOWN mean that the
+// interface is down.
 func (l *Link) WriteBatch(bufs [][]byte) (int, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
+	if wait := l.cfg.WriteWait; wait > 0 {
+		if l.stuck {
+			wait = min(wait, stuckWait)
+		}
+		_ = l.SetWriteDeadline(time.Now().Add(wait)) // fails when the link is closed, as writing then does
+	}
 	for sent := 0; ; {
 		if sent == len(bufs) {
 			return sent, nil
@@ -143,6 +151,7 @@ func (l *Link) WriteBatch(bufs [][]byte) (int, error) {
 		l.mu.Unlock()
 		n, err := l.write(tx, bufs[sent:])
 		sent += n
+		l.stuck = errors.Is(err, os.ErrDeadlineExceeded) && sent == 0
 		switch {
 		case err == nil:
 		case errors.Is(err, net.ErrClosed):

@@ -31,7 +31,13 @@ type Config struct {
 	// ReadBuffer and WriteBuffer are per link, in bytes; 0 stands for the defaults. With CAP_NET_ADMIN they may exceed
 	// the host's limits (SO_RCVBUFFORCE); else they are cut to net.core.rmem_max and wmem_max, see Link.ReadBuffer.
 	ReadBuffer, WriteBuffer int
+	// WriteWait is for how long WriteBatch waits while a link's buffer is full, so that a link that does not send holds up no other; 0: for as long as
+	// it takes, or until SetWriteDeadline's.
+	WriteWait time.Duration
 }
+
+// stuckWait is WriteWait on a link that has sent nothing for that long, until it sends again.
+const stuckWait = time.Millisecond
 
 func (c Config) check() (Config, error) {
 	c.Group = netip.AddrPortFrom(c.Group.Addr().Unmap().WithZone(""), c.Group.Port())

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"sort"
 	"time"
 )
@@ -26,6 +27,7 @@ type backlog struct {
 	taken int    // bytes of memory in pages and spare
 	count int    // datagrams
 	bytes int    // of datagrams
+	epoch time.Time
 }
 
 // page has consecutive datagrams.
@@ -39,19 +41,28 @@ type page struct {
 // kept is one datagram.
 type kept struct {
 	off, n int32
-	sent   int64 // Unix nanoseconds
-	again  int64 // when it was last repeated
+	sent   time.Duration // since the epoch, by the clock that nobody sets
+	again  time.Duration // when it was last repeated
 }
+
+// never is when a datagram was last repeated that was not.
+const never = time.Duration(math.MinInt64 / 2)
+
+// clock is the time since the first datagram.
+func (b *backlog) clock(now time.Time) time.Duration { return now.Sub(b.epoch) }
 
 // add keeps a datagram; numbers follow one another.
 func (b *backlog) add(now time.Time, number uint64, data []byte) {
+	if b.epoch.IsZero() {
+		b.epoch = now
+	}
 	if len(b.pages) == 0 || room(&b.pages[len(b.pages)-1]) < len(data) {
 		if !b.turn(number, len(data)) {
 			return
 		}
 	}
 	p := &b.pages[len(b.pages)-1]
-	p.items = append(p.items, kept{off: int32(len(p.buf)), n: int32(len(data)), sent: now.UnixNano()})
+	p.items = append(p.items, kept{off: int32(len(p.buf)), n: int32(len(data)), sent: b.clock(now), again: never})
 	p.buf = append(p.buf, data...)
 	b.count++
 	b.bytes += len(data)
@@ -89,7 +100,7 @@ func (b *backlog) turn(number uint64, n int) bool {
 func (b *backlog) expire(now time.Time) {
 	for len(b.pages) > 0 {
 		p := &b.pages[0]
-		for ; p.gone < len(p.items) && now.UnixNano()-p.items[p.gone].sent > int64(keepTime); p.gone++ {
+		for ; p.gone < len(p.items) && b.clock(now)-p.items[p.gone].sent > keepTime; p.gone++ {
 			b.count--
 			b.bytes -= int(p.items[p.gone].n)
 		}
@@ -152,5 +163,5 @@ func (b *backlog) reach(now time.Time) time.Duration {
 	if b.count == 0 {
 		return 0
 	}
-	return time.Duration(now.UnixNano() - b.pages[0].items[b.pages[0].gone].sent)
+	return b.clock(now) - b.pages[0].items[b.pages[0].gone].sent
 }

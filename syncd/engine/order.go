@@ -78,7 +78,11 @@ func (e *Engine) local(now time.Time, r *ipvssync.Record) {
 	}
 	r.Normalize()
 	if e.join.state == Learning {
-		e.join.own.Put(now, r, e.self, table.Stamp{Grant: reported, Clock: e.wall(now)}, 0)
+		slot, stamp := e.join.own.Slot(r), table.Stamp{Grant: reported, Clock: e.wall(now)}
+		if _, newest, known := e.join.own.NewestAt(slot, r); known { // reported in the same moment
+			stamp.Clock = max(stamp.Clock, newest.Clock+1)
+		}
+		e.join.own.PutAt(slot, now, r, e.self, stamp, 0)
 		return
 	}
 	e.claim(now, r)

@@ -206,6 +206,14 @@ func (e *Engine) Digest(bucket uint16, cut uint64) (sum uint64, count uint32) {
 	return e.table.Digest(bucket, cut)
 }
 
+// DigestStep is a step of the digest of a bucket with many entries; see table.Table.DigestStep.
+func (e *Engine) DigestStep(c table.Cursor, limit int, bucket uint16, cut uint64) (sum uint64, count uint32, next table.Cursor) {
+	return e.table.DigestStep(c, limit, bucket, cut)
+}
+
+// BucketLen is how many entries a bucket has.
+func (e *Engine) BucketLen(bucket uint16) int { return e.table.BucketLen(bucket) }
+
 // Bucket calls fn for each entry of a bucket.
 func (e *Engine) Bucket(now time.Time, bucket uint16, fn func(en *table.Entry) bool) {
 	e.table.Bucket(now, bucket, fn)

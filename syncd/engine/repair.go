@@ -151,14 +151,14 @@ func (e *Engine) repeat(now time.Time, r mirror.Range) {
 	for number := first; number < end; number++ {
 		e.counters[RepairAsked]++
 		kept, it := e.backlog.get(number)
-		if kept == nil || now.UnixNano()-it.again < int64(repeatAfter) {
+		if kept == nil || e.backlog.clock(now)-it.again < repeatAfter {
 			continue
 		}
 		if e.budget < 1 {
 			return // it will be asked for again
 		}
 		e.budget--
-		it.again = now.UnixNano()
+		it.again = e.backlog.clock(now)
 		var buf [mirror.MaxDatagram]byte
 		b := append(buf[:0], kept...)
 		key := uint8(0)

@@ -57,6 +57,25 @@ func TestSlowStartWithCopies(t *testing.T) {
 	}
 }
 
+// What the kernel reports twice in one moment while its director joins is told as it was in the end.
+func TestReportsOfOneMoment(t *testing.T) {
+	f := newFarm(t, "a")
+	f.run(2 * time.Second)
+	b := f.start("b", nil)
+	f.run(20 * time.Millisecond)
+	if b.join.state != Learning {
+		t.Fatalf("state %v", b.join.state)
+	}
+	fin := conn(1)
+	fin.State, fin.Timeout = ipvssync.TCPFinWait, 120
+	f.kernel("b", conn(1))
+	f.kernel("b", fin)
+	f.run(5 * time.Second)
+	if e := f.all["a"].entry(t, fin); e.Record.State != fin.State {
+		t.Errorf("state %d", e.Record.State)
+	}
+}
+
 // Who is stopped while it joins tries again.
 func TestStoppedJoin(t *testing.T) {
 	f := newFarm(t, "a", "c")

@@ -97,7 +97,11 @@ func (e *Engine) rebindStep(now time.Time) {
 			return true
 		}
 		if e.rebind.all || slices.ContainsFunc(e.rebind.services, func(s Service) bool { return s.matches(&en.Record) }) {
-			e.inject(&en.Record, en.Age())
+			if bucket, shared := e.share.now.Bucket(&en.Record); shared && en.Origin != e.self && e.late(bucket, en.Stamp) {
+				e.enterLate(&en.Record, table.Replaced, en.Age()) // what this kernel has made meanwhile stands, as it does when the update comes
+			} else {
+				e.inject(&en.Record, en.Age())
+			}
 		}
 		return true
 	})

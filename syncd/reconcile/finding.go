@@ -134,12 +134,12 @@ func Repairs(findings []Finding) (inject, move []table.Entry, publish []Conn) {
 		switch {
 		case f.Kind == MissingInReplica:
 			publish = append(publish, *f.Kernel)
-		case f.Kind == MissingInKernel:
-			inject = append(inject, *f.Replica)
-		case f.Local || f.live():
+		case f.Publishes():
 			if c, ok := f.report(); ok {
 				publish = append(publish, c)
 			}
+		case f.Kind == MissingInKernel:
+			inject = append(inject, *f.Replica)
 		case f.Kind == OtherServer:
 			move = append(move, *f.Replica)
 		case f.Kind.Difference():
@@ -147,6 +147,11 @@ func Repairs(findings []Finding) (inject, move []table.Entry, publish []Conn) {
 		}
 	}
 	return inject, move, publish
+}
+
+// Publishes reports whether the repair is to tell others what the kernel has.
+func (f *Finding) Publishes() bool {
+	return f.Kind == MissingInReplica || f.Kind != MissingInKernel && (f.Local || f.live())
 }
 
 // live reports whether the kernel's entry is not what another director's record should have replaced, but a connection that was opened

@@ -33,6 +33,8 @@ const (
 	batch = 256
 	// settle is how many seconds ago a record of another director must have been made for the kernel to have it.
 	settle = 3
+	// Settled is after how long what was made before is no younger than that, in whole seconds of two clocks, and all of it is compared.
+	Settled = (settle + 2) * time.Second
 	// ending is how much of its life an entry must have left: replica and kernel count in seconds of their own.
 	ending = 5 * time.Second
 	// early is how much earlier than in the replica an entry may expire in the kernel.

@@ -19,6 +19,14 @@ func (k *key[A]) bucket() uint16 {
 	return uint16(flow.Default.Bucket(client, virtual))
 }
 
+// BucketLen is how many entries a bucket has.
+func (t *Table) BucketLen(bucket uint16) int {
+	if bucket >= Buckets {
+		return 0
+	}
+	return int(t.v4.sizes[bucket] + t.v6.sizes[bucket])
+}
+
 // Bucket calls fn for every entry of a bucket until it returns false. The entry is fn's for the time of the call only, and fn must not change
 // the table.
 func (t *Table) Bucket(now time.Time, bucket uint16, fn func(*Entry) bool) {

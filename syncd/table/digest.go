@@ -30,20 +30,58 @@ func (t *Table) Digest(bucket uint16, cut uint64) (sum uint64, count uint32) {
 }
 
 func digest[A address](t *Table, s *store[A], bucket uint16, cut uint64) (sum uint64, count uint32) {
-	for i := s.buckets[bucket]; i != none; {
-		e := s.at(i)
-		if counts(e.clock, e.timeout, cut) || e.clock <= cut && e.expires > s.swept+digestAlive {
-			var x *extra
-			if e.extras {
-				v := t.extras[extraKey{len(e.real) == 16, i}]
-				x = &v
-			}
-			sum += e.digest(t.origins[e.origin].id, x)
+	for i := s.buckets[bucket]; i != none; i = s.at(i).after {
+		if part, ok := digestOf(t, s, i, cut); ok {
+			sum += part
 			count++
 		}
-		i = e.after
 	}
 	return sum, count
+}
+
+// digestOf returns the part of entry i, if it counts.
+func digestOf[A address](t *Table, s *store[A], i uint32, cut uint64) (part uint64, ok bool) {
+	e := s.at(i)
+	if !counts(e.clock, e.timeout, cut) && (e.clock > cut || e.expires <= s.swept+digestAlive) {
+		return 0, false
+	}
+	var x *extra
+	if e.extras {
+		v := t.extras[extraKey{len(e.real) == 16, i}]
+		x = &v
+	}
+	return e.digest(t.origins[e.origin].id, x), true
+}
+
+// DigestStep is Digest of a bucket with too many entries to be gone through at once. It looks at up to limit places from the cursor on; the steps of a whole
+// walk add up to what Digest returns, but for what changes meanwhile.
+func (t *Table) DigestStep(c Cursor, limit int, bucket uint16, cut uint64) (sum uint64, count uint32, next Cursor) {
+	if !c.v6 {
+		var more bool
+		if sum, count, c.next, limit, more = digestStep(t, t.v4, c.next, limit, bucket, cut); more {
+			return sum, count, c
+		}
+		c = Cursor{v6: true}
+	}
+	sum6, count6, at, _, more := digestStep(t, t.v6, c.next, limit, bucket, cut)
+	return sum + sum6, count + count6, Cursor{v6: true, next: at, Done: !more}
+}
+
+func digestStep[A address](t *Table, s *store[A], i uint32, limit int, bucket uint16, cut uint64) (sum uint64, count, next uint32, left int, more bool) {
+	for i = max(i, 1); i < s.used; i++ {
+		if limit--; limit < 0 {
+			return sum, count, i, 0, true
+		}
+		e := s.at(i)
+		if e.clock == 0 || e.bucket() != bucket { // unused, see walk; or another one's
+			continue
+		}
+		if part, ok := digestOf(t, s, i, cut); ok {
+			sum += part
+			count++
+		}
+	}
+	return sum, count, i, limit, false
 }
 
 // counts is clock <= cut and clock + timeout > cut + digestMargin, without overflow.

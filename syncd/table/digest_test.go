@@ -74,6 +74,42 @@ func TestDigestCounts(t *testing.T) {
 	}
 }
 
+// A digest in steps over the whole table is that of the bucket's list.
+func TestDigestStep(t *testing.T) {
+	tab := New(t0)
+	for n := range 4000 {
+		r := tcp(n, uint32(10+n%100))
+		if n%3 == 0 {
+			r = udp6(n, uint32(10+n%100))
+		}
+		r.HasSeq = n%5 == 0
+		tab.Put(t0, r, peer.ID(n%4+1), at(uint64(1+n)*1e3), 0)
+	}
+	tab.Expire(t0.Add(30 * time.Second)) // leaves places that are unused
+	const cut = 3e6
+	counted := uint32(0)
+	for b := range uint16(Buckets) {
+		if b%16 != 0 {
+			continue
+		}
+		var sum uint64
+		var count uint32
+		for c := (Cursor{}); !c.Done; {
+			var s uint64
+			var n uint32
+			s, n, c = tab.DigestStep(c, 77, b, cut)
+			sum, count = sum+s, count+n
+		}
+		if s, n := tab.Digest(b, cut); s != sum || n != count {
+			t.Fatalf("bucket %d: %#x of %d in steps, %#x of %d at once", b, sum, count, s, n)
+		}
+		counted += count
+	}
+	if counted == 0 {
+		t.Error("nothing was counted")
+	}
+}
+
 // What a leap of the clock has aged counts until its own time is nearly over.
 func TestDigestAfterLeap(t *testing.T) {
 	const clock, leapt = 100e6, 100e6 + 3600e6

@@ -51,6 +51,7 @@ type store[A address] struct {
 	swept uint32 // the second up to which the wheel has been swept
 
 	buckets [Buckets]uint32 // the first entry of each bucket's list
+	sizes   [Buckets]uint32 // how many it has
 
 	ahead ahead
 }
@@ -95,6 +96,7 @@ func (s *store[A]) insert(k *key[A], h uint32, bucket uint16) uint32 {
 		s.at(*first).fore = i
 	}
 	*first = i
+	s.sizes[bucket]++
 	s.count++
 	return i
 }
@@ -104,10 +106,12 @@ func (s *store[A]) remove(i uint32) {
 	e := s.at(i)
 	s.index.remove(s.hash(&e.key), i)
 	s.unlink(i)
+	bucket := e.bucket()
+	s.sizes[bucket]--
 	if e.fore != none {
 		s.at(e.fore).after = e.after
 	} else {
-		s.buckets[e.bucket()] = e.after
+		s.buckets[bucket] = e.after
 	}
 	if e.after != none {
 		s.at(e.after).fore = e.fore

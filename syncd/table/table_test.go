@@ -222,7 +222,9 @@ func TestModel(t *testing.T) {
 					}
 				}
 				for b := range uint16(Buckets) {
+					size := 0
 					tab.Bucket(now, b, func(e *Entry) bool {
+						size++
 						if k := name(&e.Record); BucketOf(&e.Record) != b || !seen[k] {
 							t.Fatalf("bucket %d has %s, which belongs to %d", b, k, BucketOf(&e.Record))
 						} else {
@@ -230,6 +232,9 @@ func TestModel(t *testing.T) {
 						}
 						return true
 					})
+					if got := tab.BucketLen(b); got != size {
+						t.Fatalf("bucket %d has %d entries, and says %d", b, size, got)
+					}
 				}
 				if len(seen) > 0 {
 					t.Fatalf("%d entries are in no bucket", len(seen))
