@@ -24,6 +24,8 @@ const (
 	// auditShare bounds the time that passes take: for so many times as long as the latest took there is none, but for a minute at most,
 	// unless something was lost.
 	auditShare = 10
+	// readAgain is for how long a syncd that starts reads the kernel's list once more: 100,000 entries where reading is linear, 10,000 before Linux 6.14.
+	readAgain = time.Second
 	// auditMost is how many entries are repaired with the engine held once.
 	auditMost = 1000
 )
@@ -93,7 +95,9 @@ func (d *daemon) reconcileConfig(services []tap.Service) (cfg reconcile.Config, 
 	return cfg, true, ""
 }
 
-// readKernel tells the engine what the kernel had before this process was started. What the list leaves out the audit will find.
+// readKernel tells the engine what the kernel had before this process was started. What this leaves out, and others have as it was before this process's
+// former life ended, the join would bring back into the kernel: a connection that was closed meanwhile would be open again. So the list, which leaves some out each
+// time, is read three times, unless that takes too long.
 func (d *daemon) readKernel(services []tap.Service) {
 	cfg, ok, why := d.reconcileConfig(services)
 	if !ok {
@@ -111,7 +115,13 @@ func (d *daemon) readKernel(services []tap.Service) {
 		count += len(conns)
 		conns = conns[:0]
 	}
-	for c, err := range reconcile.Conns(cfg, ipvs.ReadConns(procRoot)) {
+	list := ipvs.ReadConns(procRoot)
+	again := func(yield func(ipvs.ProcConn, error) bool) {
+		if time.Since(begin) < readAgain {
+			list(yield)
+		}
+	}
+	for c, err := range reconcile.Conns(cfg, list, again, again) {
 		if err != nil {
 			d.log.Warn("not all of the kernel's entries could be read", "error", err)
 			break
