@@ -144,3 +144,26 @@ func TestTimersDiffer(t *testing.T) {
 		t.Error("the alarm does not end")
 	}
 }
+
+// TestNamesake: a host that was cloned with its --node ends with a clear line, and the farm goes on as it was.
+func TestNamesake(t *testing.T) {
+	f := prepareFarm(t, 3)
+	first, twin := f.directors[0], f.directors[2]
+	twin.name = first.name
+	for _, d := range f.directors[:2] {
+		d.start()
+	}
+	f.settled(f.directors[:2]...)
+	before, _ := first.status()
+	twin.start()
+	if !twin.wait(10 * time.Second) {
+		t.Fatal("the later one goes on")
+	}
+	if code := twin.proc.ProcessState.ExitCode(); code != 1 || !strings.Contains(twin.logOf(), "give each its own --node") {
+		t.Errorf("the later one ends with %d:\n%s", code, twin.logOf())
+	}
+	f.settled(f.directors[:2]...)
+	if after, _ := first.status(); after.Version != before.Version || !first.alarmed("namesake") {
+		t.Errorf("version %d after %d; alarms %q", after.Version, before.Version, after.Alarms)
+	}
+}

@@ -59,6 +59,16 @@ type content struct {
 	chains   []chain
 }
 
+// set returns a set of the table by its name.
+func (ct content) set(name string) *nftables.Set {
+	for _, s := range ct.sets {
+		if s.set.Name == name {
+			return s.set
+		}
+	}
+	return &nftables.Set{Table: ct.table, Name: name}
+}
+
 // builder builds a content.
 type builder struct {
 	content

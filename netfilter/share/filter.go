@@ -101,16 +101,6 @@ func (f *Filter) commit(fill func(c *nftables.Conn) error) error {
 	return f.sock.commit(msgs)
 }
 
-// set returns a set of the table by its name.
-func (ct content) set(name string) *nftables.Set {
-	for _, s := range ct.sets {
-		if s.set.Name == name {
-			return s.set
-		}
-	}
-	return &nftables.Set{Table: ct.table, Name: name}
-}
-
 // Apply makes the set of owned buckets this one: bit b%64 of word b/64 is bucket b. Only the difference is sent, in one transaction; when Apply returns nil, the
 // kernel has it. With an error the set is as it was, or unknown, and the next Apply reads it back first.
 func (f *Filter) Apply(owned []uint64) error {
