@@ -178,29 +178,23 @@ var arrangements = []arrangement{
 				"add rule inet bench c ip daddr 192.0.2.1 counter drop; add rule inet bench c ip6 daddr 2001:db8::1 counter drop")
 		}
 	}},
+	{"drop at ingress", func(b *testing.B, _ bool, _ []uint64, own bool) {
+		if !own {
+			nft(b, "add table netdev bench; add chain netdev bench c { type filter hook ingress device "+vethName+" priority 0; };"+
+				"add rule netdev bench c ip daddr 192.0.2.1 counter drop; add rule netdev bench c ip6 daddr 2001:db8::1 counter drop")
+		}
+	}},
 	{"share", func(b *testing.B, _ bool, owned []uint64, _ bool) {
 		f := mustOpen(b, testConfig())
 		must(b, f.Apply(owned))
 		must(b, f.Grant(lasts(time.Hour)))
 	}},
-	// iptables -t mangle -A PREROUTING -d VIP -m cluster --cluster-total-nodes 2 ... -j ACCEPT; -j DROP. All nodes here, or none.
+	// As the manual of iptables has it, iptables-extensions(8), without its detour by a mark.
 	{"xt_cluster", func(b *testing.B, is4 bool, _ []uint64, own bool) {
-		c, err := nftables.New()
-		must(b, err)
-		family := map[bool]nftables.TableFamily{true: nftables.TableFamilyIPv4, false: nftables.TableFamilyIPv6}[is4]
-		t := c.AddTable(&nftables.Table{Name: "bench", Family: family})
-		ch := c.AddChain(&nftables.Chain{Table: t, Name: "c", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle})
-		info := make([]byte, 16) // struct xt_cluster_match_info: total_nodes, node_mask, hash_seed, flags
-		binary.NativeEndian.PutUint32(info, 2)
-		if own {
-			binary.NativeEndian.PutUint32(info[4:], 3)
-		}
-		binary.NativeEndian.PutUint32(info[8:], flow.DefaultSeed)
-		unknown := xt.Unknown(info)
-		to := []expr.Any{direct(is4).dst.load(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: benchVIP[is4].AsSlice()}}
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: join(to, []expr.Any{&expr.Match{Name: "cluster", Info: &unknown}, &expr.Counter{}, verdict(expr.VerdictAccept)})})
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: join(to, []expr.Any{&expr.Counter{}, verdict(expr.VerdictDrop)})})
-		must(b, c.Flush())
+		benchCluster(b, is4, own, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	}},
+	{"xt_cluster at input", func(b *testing.B, is4 bool, _ []uint64, own bool) {
+		benchCluster(b, is4, own, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	}},
 	// The following have no lease, no counters with names and no other kinds of packets: what a part of the filter could gain.
 	{"one rule", func(b *testing.B, is4 bool, owned []uint64, _ bool) {
@@ -219,6 +213,27 @@ var arrangements = []arrangement{
 		ch := nftables.Chain{Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter, Device: vethName}
 		handmade(b, nftables.TableFamilyNetdev, ch, is4, hashSet, elementsOf(owned), in("owned"))
 	}},
+}
+
+// benchCluster is iptables -t ... -d VIP -m cluster --cluster-total-nodes 2 ... -j ACCEPT; -j DROP. All nodes are here, or none.
+func benchCluster(b *testing.B, is4, own bool, hook *nftables.ChainHook, priority *nftables.ChainPriority) {
+	b.Helper()
+	c, err := nftables.New()
+	must(b, err)
+	family := map[bool]nftables.TableFamily{true: nftables.TableFamilyIPv4, false: nftables.TableFamilyIPv6}[is4]
+	t := c.AddTable(&nftables.Table{Name: "bench", Family: family})
+	ch := c.AddChain(&nftables.Chain{Table: t, Name: "c", Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority})
+	info := make([]byte, 16) // struct xt_cluster_match_info: total_nodes, node_mask, hash_seed, flags
+	binary.NativeEndian.PutUint32(info, 2)
+	if own {
+		binary.NativeEndian.PutUint32(info[4:], 3)
+	}
+	binary.NativeEndian.PutUint32(info[8:], flow.DefaultSeed)
+	unknown := xt.Unknown(info)
+	to := []expr.Any{direct(is4).dst.load(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: benchVIP[is4].AsSlice()}}
+	c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: join(to, []expr.Any{&expr.Match{Name: "cluster", Info: &unknown}, &expr.Counter{}, verdict(expr.VerdictAccept)})})
+	c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: join(to, []expr.Any{&expr.Counter{}, verdict(expr.VerdictDrop)})})
+	must(b, c.Flush())
 }
 
 // BenchmarkFilter measures what a packet costs from the driver on. Own packets are dropped where IPVS would take them: the difference to "none" is the price of a filter. Foreign ones are dropped by

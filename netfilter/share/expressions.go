@@ -202,6 +202,7 @@ func keyHost(protocol uint8, a netip.Addr) []byte {
 
 func padded(port uint16) []byte { return append(binaryutil.BigEndian.PutUint16(port), 0, 0) }
 
+// jumpElement leads to a chain, and back if that has no rules yet (see replace).
 func jumpElement(key []byte, chain string) nftables.SetElement {
-	return nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+	return nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
 }

@@ -188,12 +188,23 @@ func (ct content) hasDefragment() bool {
 
 // replace turns one content into another. Rules go first, then elements that lead to chains, one by one: kernels before 6.5 release the chains that a map leads to too late for their
 // deletion in the same transaction when the map is deleted as a whole.
+//
+// A transaction is not atomic for a packet in the middle of it: it is judged by the rules of the generation in which it came to the base chain (nf_tables_core.c, nft_do_chain), but by the
+// elements that a set has when they are looked up (nft_set_elem_active). So old rules meet new elements, and a chain that an element leads to is still empty for old rules.
+// None of this may let a packet through:
+//   - what an element leads to returns if it is empty, to a rule that drops everything for a virtual address;
+//   - a packet with ports is not judged by the chain for all else when its element has gone;
+//   - a set that is no map is replaced as a whole when its elements change: for old rules the old set stays as it was.
 func replace(c *nftables.Conn, old, next content) error {
 	c.FlushTable(old.table)
 	for _, s := range old.sets {
 		i := slices.IndexFunc(next.sets, func(n set) bool { return n.set.Name == s.set.Name })
 		gone := s.elements
-		if i >= 0 {
+		switch {
+		case !s.set.IsMap && (i < 0 || !s.same(next.sets[i])):
+			c.DelSet(s.set)
+			continue
+		case i >= 0:
 			gone = without(s.elements, next.sets[i].elements)
 		}
 		if err := chunks(gone, func(part []nftables.SetElement) error { return c.SetDeleteElements(s.set, keys(part)) }); err != nil {
@@ -225,7 +236,7 @@ func replace(c *nftables.Conn, old, next content) error {
 	}
 	for _, s := range next.sets {
 		i := slices.IndexFunc(old.sets, func(o set) bool { return o.set.Name == s.set.Name })
-		if i < 0 {
+		if i < 0 || !s.set.IsMap && !s.same(old.sets[i]) {
 			if err := addSet(c, s); err != nil {
 				return err
 			}
@@ -238,6 +249,11 @@ func replace(c *nftables.Conn, old, next content) error {
 	}
 	next.addRules(c)
 	return nil
+}
+
+// same says whether two sets have the same elements.
+func (s set) same(other set) bool {
+	return len(s.elements) == len(other.elements) && len(without(s.elements, other.elements)) == 0
 }
 
 // without returns the elements of a that are not in b with the same value.

@@ -34,6 +34,7 @@ func (b *builder) virtual(v Virtual) {
 		b.addChain(entry, append(a.neighbour(), a.drop("this address is closed"))...)
 	}
 	b.addElement(virtualMap(a.is4), jumpElement(v.Address.AsSlice(), entry))
+	b.addElement(addressSet(a.is4), nftables.SetElement{Key: v.Address.AsSlice()})
 }
 
 // open adds the chains of an address that is open. Each decides about one kind of packets alone and drops what is left: no packet may come to another rule
@@ -52,6 +53,8 @@ func (a address) open(entry string) {
 		icmp, errors = unix.IPPROTO_ICMP, setErrors4
 	}
 	icmpType := place{th, 0, 1}
+	ported := []expr.Any{meta(expr.MetaKeyL4PROTO, word(0)), in(setPorted), count(a.other), verdict(expr.VerdictDrop)}
+	main = append(main, rule{ported, "only in the middle of a change"})
 	main = append(main, a.neighbour()...)
 	main = append(main, rule{join(protocol(icmp), []expr.Any{icmpType.load(word(0)), in(errors), gotoChain(failed)}), "errors follow their connection"})
 	if f := a.cfg.ipsecFunction(a.v, a.source); f != a.source {
