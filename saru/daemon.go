@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg *daemonConfig) error {
 		return err
 	}
 	if o.Syncd != "" {
-		d.syncd = newSyncdLink(o.Syncd, d.share, d.log)
+		d.syncd = newSyncdLink(o.Syncd, o.Lease, d.share, d.log)
 		d.syncd.changed = d.lookSoon
 	}
 	d.pinger = &pinger{log: d.log, changed: d.lookSoon}

@@ -19,7 +19,8 @@ import (
 const (
 	// readyLimit is for how long buckets stay closed because syncd brings their entries into the kernel, or does not answer.
 	readyLimit = time.Second
-	// flushLimit is for how long a hand-over waits for the confirmation of the other directors' syncd.
+	// flushLimit is for how long a hand-over waits for the confirmation of the other directors' syncd, if the lease is not longer: the director that is given the buckets opens when a lease
+	// has gone by in any case (docs/SAFETY.md section 4).
 	flushLimit = time.Second
 	// pollTime is how often syncd is asked whether it is synced, and whether it was restarted.
 	pollTime = 200 * time.Millisecond
@@ -27,8 +28,9 @@ const (
 
 // syncdLink is the way to this director's syncd.
 type syncdLink struct {
-	client *control.Client
-	log    *slog.Logger
+	client   *control.Client
+	log      *slog.Logger
+	patience time.Duration // of a hand-over
 	// share makes what syncd is told, and its generation; nil: there is no table.
 	share func() (*control.Share, uint64)
 	// changed is called when what is known of syncd has changed.
@@ -53,8 +55,8 @@ type told struct {
 	term, version uint32
 }
 
-func newSyncdLink(path string, share func() (*control.Share, uint64), log *slog.Logger) *syncdLink {
-	return &syncdLink{client: control.NewClient(path), log: log, share: share, poke: make(chan struct{}, 1)}
+func newSyncdLink(path string, lease time.Duration, share func() (*control.Share, uint64), log *slog.Logger) *syncdLink {
+	return &syncdLink{client: control.NewClient(path), log: log, patience: max(flushLimit, lease), share: share, poke: make(chan struct{}, 1)}
 }
 
 // ready reports whether syncd has the entries of all that a generation opens. It is told what it has not been told, and waited for no longer than
@@ -181,7 +183,7 @@ func (s *syncdLink) tell(ctx context.Context) {
 
 // flush has syncd bring everything of some buckets to the other directors' kernels.
 func (s *syncdLink) flush(ctx context.Context, buckets []uint16) {
-	ctx, cancel := context.WithTimeout(ctx, flushLimit)
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	share, _ := s.share()
 	total := int(flow.Default.Buckets)
@@ -201,7 +203,7 @@ func (s *syncdLink) flush(ctx context.Context, buckets []uint16) {
 	})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		s.log.Warn("the hand-over goes on without syncd's confirmation", "waited", flushLimit, "buckets", len(buckets))
+		s.log.Warn("the hand-over goes on without syncd's confirmation", "waited", s.patience, "buckets", len(buckets))
 	case err != nil:
 		s.log.Warn("syncd does not flush", "buckets", len(buckets), "error", err)
 	case sum != nil && !sum.Complete:

@@ -242,7 +242,7 @@ func TestWorkerMended(t *testing.T) {
 // TestWorkerWaitsForSyncd: buckets that syncd does not bring into the kernel in time open all the same, also where nothing else is open; and the lease follows.
 func TestWorkerWaitsForSyncd(t *testing.T) {
 	inWorker(t, func(t *testing.T, w *worker, f *fakeFilter) {
-		w.syncd = newSyncdLink("nobody", nil, w.log)
+		w.syncd = newSyncdLink("nobody", 0, nil, w.log)
 		w.want(core.Desired{Gen: 1, Open: set(1), Lease: time.Now().Add(time.Hour)})
 		time.Sleep(readyLimit - time.Millisecond)
 		expect(t, f, "applied 1")

@@ -41,18 +41,26 @@ func (d *daemon) flush(ctx context.Context, q url.Values) (control.FlushSummary,
 	ms := func() float64 { return milliseconds(time.Since(begin)) }
 	sum.Buckets = len(buckets)
 
-	bctx, cancel := context.WithTimeout(ctx, barrierTime)
-	through := d.barrier.wait(bctx, d.barrier.newest()+1)
-	cancel()
-	sum.BarrierMS = ms()
+	// The kernel gives out what it holds back while its list is read.
+	through := make(chan bool, 1)
+	go func() {
+		bctx, cancel := context.WithTimeout(ctx, barrierTime)
+		defer cancel()
+		ok := d.barrier.wait(bctx, d.barrier.newest()+1)
+		sum.BarrierMS = ms()
+		through <- ok
+	}()
 	var why []string
-	if !through {
-		why = append(why, fmt.Sprintf("the kernel did not give out what it holds back within %v", barrierTime))
-	}
-	sent, err := d.sendHalfOpen(ctx, by, buckets)
+	// This goes on when whoever asked waits no longer: a connection that is left out is lost with this director.
+	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+	sent, err := d.sendHalfOpen(hctx, by, buckets)
+	cancel()
 	sum.HalfOpen = uint64(sent)
 	if err != nil {
 		why = append(why, err.Error())
+	}
+	if !<-through {
+		why = append(why, fmt.Sprintf("the kernel did not give out what it holds back within %v", barrierTime))
 	}
 	d.With(func(e *engine.Engine) {
 		if !e.Published() {

@@ -97,8 +97,12 @@ func (c chance) test(t *testing.T, once bool, args ...string) {
 	const count = sources * each
 	var own, other *atomic.Int64
 	f.directors[0].ns.Do(t, func() {
-		at, err := net.ListenUDP("udp", &net.UDPAddr{IP: c.own.AsSlice(), Port: port})
-		must(t, err)
+		var at *net.UDPConn
+		until(t, 5*time.Second, "an address that can be used", func() bool {
+			var err error
+			at, err = net.ListenUDP("udp", &net.UDPAddr{IP: c.own.AsSlice(), Port: port})
+			return err == nil
+		})
 		own = counted(t, at)
 		neighbour(t, "eth0", c.own, sharedMAC)
 	})
@@ -117,8 +121,11 @@ func (c chance) test(t *testing.T, once bool, args ...string) {
 		for i := range sources {
 			from := c.source(i)
 			nstest.Up(t, "eth0", fmt.Sprintf("%v/%d", from, c.prefix))
-			socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: from.AsSlice()})
-			must(t, err)
+			var socket *net.UDPConn
+			until(t, 5*time.Second, "an address that can be used", func() bool {
+				socket, err = net.ListenUDP("udp", &net.UDPAddr{IP: from.AsSlice()})
+				return err == nil
+			})
 			// Without the rules a packet for another director's own address goes around until its time to live is over, three times as many each time: once is enough.
 			must(t, c.limitHops(socket, 2))
 			for range each {
