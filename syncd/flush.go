@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// flushTime is how long a flush waits for the confirmation of the peers: some heartbeats, and what a kernel may need to enter a
-	// full receive buffer.
+	// flushTime is how long a flush reads the kernel's list, and then waits for the confirmation of the peers: some heartbeats, and what a kernel
+	// may need to enter a full receive buffer.
 	flushTime = 3 * time.Second
 	// flushPoll is how often it looks.
 	flushPoll = 2 * time.Millisecond
