@@ -32,6 +32,8 @@
 //
 // With MAC, frames that reach the shared address by chance are dropped or forwarded by one director (see chance).
 //
+// The table is changed so that no packet in the middle of a change is let through (see replace), and replaced as a whole behind another one (see covered).
+//
 // From Linux 6.9 on the table has the flags owner and persist: nobody but this process can change it, "nft flush ruleset" passes it by, and it stays, closed by
 // its timeout, when the process dies. Before that, Watch mends it.
 package share

@@ -161,7 +161,17 @@ func appendBuckets(elements []nftables.SetElement, word int, set uint64) []nftab
 
 // SetVirtuals changes the virtual addresses in one transaction. Owned buckets, lease and fence stay, and the counters of addresses that stay. With a *RefusedError
 // nothing has changed; the address can be given again closed and without services.
+//
+// When it returns nil, no packet is judged by the old addresses any more: one that was held up in the middle, by a CPU that was stopped, could otherwise get its bucket from an old share function and meet what
+// this director owns by the next one.
 func (f *Filter) SetVirtuals(virtuals []Virtual) error {
+	if err := f.setVirtuals(virtuals); err != nil {
+		return err
+	}
+	return passBy() // without the lock: renewals need not wait
+}
+
+func (f *Filter) setVirtuals(virtuals []Virtual) error {
 	done, err := f.use()
 	if err != nil {
 		return err

@@ -94,44 +94,53 @@ func withFlags(msgs []netlink.Message, flags uint32) error {
 	return nil
 }
 
-// install puts the table in place, with nothing owned and no lease, in one transaction. One of the same name is replaced.
-func install(s *socket, ct content, flags uint32) error {
-	replace := false
+// create makes the table, with nothing owned and no lease, in one transaction; with again it replaces the one that is there.
+func create(s *socket, ct content, flags uint32, again bool) error {
+	msgs, err := encode(func(c *nftables.Conn) error {
+		if again {
+			c.DelTable(ct.table)
+		}
+		c.AddTable(ct.table)
+		return ct.add(c)
+	})
+	if err == nil {
+		err = withFlags(msgs, flags)
+	}
+	if err != nil {
+		return err
+	}
+	// A table that exists must not just get more rules.
+	newTable := 0
+	if again {
+		newTable = 1
+	}
+	msgs[newTable].Header.Flags |= netlink.Excl
+	return s.commit(msgs)
+}
+
+// exists says whether create failed because there is such a table, which nobody else owns.
+func exists(err error) bool { return refusedAt(err, 0, unix.EEXIST) }
+
+// install puts the table in place, with nothing owned and no lease. One of the same name is replaced, behind a cover, so that it lets nothing through meanwhile.
+func install(s *socket, ct, cover content, flags uint32) error {
+	var err error
 	for range 4 { // somebody else may make or delete it between two attempts
-		msgs, err := encode(func(c *nftables.Conn) error {
-			if replace {
-				c.DelTable(ct.table)
-			}
-			c.AddTable(ct.table)
-			return ct.add(c)
-		})
-		if err == nil {
-			err = withFlags(msgs, flags)
+		if err = create(s, ct, flags, false); !exists(err) {
+			break
 		}
-		if err != nil {
-			return err
-		}
-		// A table that exists must not just get more rules.
-		newTable := 0
-		if replace {
-			newTable = 1
-		}
-		msgs[newTable].Header.Flags |= netlink.Excl
-		err = s.commit(msgs)
-		switch {
-		case err == nil:
-			return nil
-		case !replace && (refusedAt(err, 0, unix.EEXIST) || refusedAt(err, 0, unix.EPERM)):
-			replace = true
-		case replace && refusedAt(err, 0, unix.ENOENT):
-			replace = false
-		case refusedAt(err, 0, unix.EPERM) && replace:
-			return fmt.Errorf("install nftables table %s: another process owns it, or no right to: %w", ct.table.Name, err)
-		default:
-			return fmt.Errorf("install nftables table %s: %w", ct.table.Name, err)
+		if err = covered(s, cover, func() error { return create(s, ct, flags, true) }); !refusedAt(err, 0, unix.ENOENT) {
+			break
 		}
 	}
-	return fmt.Errorf("install nftables table %s: somebody else makes and deletes it", ct.table.Name)
+	switch {
+	case err == nil:
+		return nil
+	case refusedAt(err, 0, unix.EPERM):
+		return fmt.Errorf("install nftables table %s: another process owns it, or no right to: %w", ct.table.Name, err)
+	case refusedAt(err, 0, unix.ENOENT):
+		return fmt.Errorf("install nftables table %s: somebody else makes and deletes it: %w", ct.table.Name, err)
+	}
+	return fmt.Errorf("install nftables table %s: %w", ct.table.Name, err)
 }
 
 // installBest installs with the best protection that the kernel knows, and says which. The chain for defragmentation is left out where the kernel cannot do it.
@@ -144,7 +153,13 @@ func installBest(s *socket, cfg Config, protect bool) (ct content, flags uint32,
 		if ct, err = build(cfg, defragment); err != nil {
 			return ct, flags, err
 		}
-		err = install(s, ct, flags)
+		beside := cfg
+		beside.Table = coverTable(cfg.Table)
+		cover, err := build(beside, defragment)
+		if err != nil {
+			return ct, flags, err
+		}
+		err = install(s, ct, cover, flags)
 		switch {
 		case err == nil:
 			return ct, flags, nil
@@ -184,15 +199,6 @@ func Remove(table string) error {
 		return err
 	}
 	defer s.close()
-	msgs, err := encode(func(c *nftables.Conn) error {
-		c.DelTable(&nftables.Table{Name: table, Family: nftables.TableFamilyINet})
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if err := s.commit(msgs); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove nftables table %s: %w", table, err)
-	}
-	return nil
+	// A cover may have been left behind where the kernel knows no owners.
+	return errors.Join(deleteTable(s, table), deleteTable(s, coverTable(table)))
 }

@@ -3,6 +3,7 @@ package share
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,10 +58,14 @@ func TestReplaced(t *testing.T) {
 	w := newWorld(t)
 	f := mustOpen(t, testConfig())
 	end, replaced := w.flood(syn(flowOf("11.0.0.1:1000", "192.0.2.1:80"))), 0
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); replaced++ {
+	for until := time.Now().Add(6 * time.Second); time.Now().Before(until); replaced++ {
 		must(t, f.install())
 	}
 	end(replaced)
+	tables := nft(t, "list tables")
+	if strings.Contains(tables, coverTable(DefaultTable)) {
+		t.Error("a cover is left:\n" + tables)
+	}
 }
 
 // flood writes a packet again and again, until it is ended. None may have passed then.
