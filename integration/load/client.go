@@ -52,6 +52,7 @@ type Download struct {
 	Local        netip.AddrPort // the client's end
 	Target       netip.AddrPort
 	Began, Ended time.Time
+	Opened       time.Time // when it had its connection; zero: it never had one
 	Last         time.Time // when something was received last
 	Bytes, Want  int
 	State        State
@@ -158,7 +159,7 @@ func (f *Fleet) download(ctx context.Context, j Job, o Order, d *Download, begun
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })() //nolint:errcheck // closed, then
 	f.set(func() {
-		d.State = Running
+		d.State, d.Opened = Running, time.Now()
 		if a, err := netip.ParseAddrPort(c.LocalAddr().String()); err == nil {
 			d.Local = a
 		}

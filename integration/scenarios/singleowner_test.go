@@ -173,10 +173,15 @@ func (a *activeFarm) judge(n int, windows []window, fleet, short *load.Fleet) {
 	packets, twice := a.seen.twice()
 	all := append(fleet.Downloads(), short.Downloads()...)
 	began, lost, unserved, cut := 0, 0, 0, 0
-	during := func(d *load.Download, early time.Duration, in func(window) (from, to time.Time)) bool {
+	in := func(t, from, to time.Time) bool { return t.After(from) && t.Before(to) }
+	unowned := func(d *load.Download) bool { // its bucket, while the client tried
+		return slices.ContainsFunc(windows, func(w window) bool { return in(d.Began, w.begin.Add(-10*time.Second), w.back) })
+	}
+	// A connection opens later than the client begins if its first packets came while nobody had its bucket: so the mirror had from Opened on.
+	unmirrored := func(d *load.Download) bool {
+		const dying = 50 * time.Millisecond // PowerOff takes that
 		return slices.ContainsFunc(windows, func(w window) bool {
-			from, to := in(w)
-			return d.Began.After(from.Add(-early)) && d.Began.Before(to)
+			return w.loses && d.Began.Before(w.begin.Add(dying)) && in(d.Opened, w.begin.Add(-young), w.begin.Add(young))
 		})
 	}
 	for i := range all {
@@ -185,16 +190,11 @@ func (a *activeFarm) judge(n int, windows []window, fleet, short *load.Fleet) {
 		case d.State == load.Waiting:
 			continue
 		case d.State != load.Cut:
-		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && (strings.HasSuffix(d.Why, "stalled") || strings.HasSuffix(d.Why, "i/o timeout")) &&
-			during(d, 10*time.Second, func(w window) (from, to time.Time) { return w.begin, w.back }):
+		case i >= streams && strings.HasPrefix(d.Why, "no connection: ") && (strings.HasSuffix(d.Why, "stalled") || strings.HasSuffix(d.Why, "i/o timeout")) && unowned(d):
 			t.Logf("no connection in 10 s: %s from %v on", d.Job, d.Began)
 			unserved++ // it came while nobody had its bucket, for longer than a client tries
-		case i >= streams && during(d, young, func(w window) (from, to time.Time) {
-			if !w.loses {
-				return to, to
-			}
-			return w.begin, w.begin.Add(50 * time.Millisecond) // PowerOff takes that
-		}):
+		case i >= streams && unmirrored(d):
+			t.Logf("lost with a director: %+v", d)
 			lost++
 		default:
 			cut++

@@ -20,7 +20,7 @@
 //   - make somebody else's firewall let the tap's packets in. An accept here ends this table's judgement only; a table with
 //     a default-drop input policy needs a rule of its own, such as "iifname syncd0 accept". syncd finds that out by a
 //     probe;
-//   - keep its counters across Install, which replaces the table in one transaction.
+//   - keep its counters, or everything out, while it replaces a table that is not as it should be: a transaction is not atomic for a packet in the middle of it (see package share).
 //
 // The rules name the device, so that they hold before it exists and after it was made anew. Install them first.
 package guard

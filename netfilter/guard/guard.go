@@ -56,11 +56,14 @@ func connect() (*nftables.Conn, error) {
 	}))
 }
 
-// Install puts the table in place in one transaction; one of the same name is replaced. It needs CAP_NET_ADMIN.
+// Install puts the table in place in one transaction. One of the same name stays if it is right, or is replaced; a packet in the middle of the replacement can pass. It needs CAP_NET_ADMIN.
 func Install(cfg Config) error {
 	cfg, err := cfg.check()
 	if err != nil {
 		return err
+	}
+	if why, err := inspect(cfg); why == "" && err == nil {
+		return nil
 	}
 	return install(cfg)
 }

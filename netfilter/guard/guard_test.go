@@ -104,7 +104,12 @@ func TestInstallAndRemove(t *testing.T) {
 		t.Errorf("Remove without a table: %v", err)
 	}
 	mustInstall(t)
-	first := ruleset(t)
+	first, handles := ruleset(t), nft(t, "-a", "list", "table", "inet", DefaultTable)
+	mustInstall(t)
+	if diff := cmp.Diff(handles, nft(t, "-a", "list", "table", "inet", DefaultTable)); diff != "" {
+		t.Errorf("what was right has been replaced:\n%s", diff)
+	}
+	nft(t, "flush chain inet "+DefaultTable+" input")
 	mustInstall(t)
 	if diff := cmp.Diff(first, ruleset(t)); diff != "" {
 		t.Errorf("a second Install is not the same:\n%s", diff)

@@ -65,9 +65,9 @@ func undisturbed(tb testing.TB) {
 // newGenerator makes a generator of one-packet flows to the benchmark's address.
 func newGenerator(tb testing.TB, flows []tuple) *generator {
 	tb.Helper()
-	g := &generator{}
 	dev, err := net.InterfaceByName(vethName)
 	must(tb, err)
+	g := &generator{frames: framesTo(dev.HardwareAddr, flows)}
 	binary.NativeEndian.PutUint32(g.context[12:], uint32(dev.Index))
 	attr := make([]byte, 48) // union bpf_attr, BPF_PROG_LOAD
 	binary.NativeEndian.PutUint32(attr, unix.BPF_PROG_TYPE_XDP)
@@ -76,14 +76,19 @@ func newGenerator(tb testing.TB, flows []tuple) *generator {
 	binary.NativeEndian.PutUint64(attr[16:], pointer(license))
 	g.program = bpf(tb, unix.BPF_PROG_LOAD, attr)
 	tb.Cleanup(func() { _ = unix.Close(g.program) })
+	return g
+}
+
+// framesTo makes a frame of 60 bytes (80 with IPv6) for each flow.
+func framesTo(mac net.HardwareAddr, flows []tuple) (frames [][]byte) {
 	for _, f := range flows {
-		frame := append(append([]byte{}, dev.HardwareAddr...), 2, 0, 0, 0, 0, 1, 0x08, 0x00)
+		frame := append(slices.Clone([]byte(mac)), 2, 0, 0, 0, 0, 1, 0x08, 0x00)
 		if !f.src.Addr().Is4() {
 			frame[12], frame[13] = 0x86, 0xdd
 		}
-		g.frames = append(g.frames, append(frame, checked(f, make([]byte, 18))...))
+		frames = append(frames, append(frame, checked(f, make([]byte, 18))...))
 	}
-	return g
+	return frames
 }
 
 // checked makes a UDP packet with a right checksum: connection tracking takes no other.
@@ -240,43 +245,62 @@ func benchCluster(b *testing.B, is4, own bool, hook *nftables.ChainHook, priorit
 // the filter: the price is the difference to "drop".
 func BenchmarkFilter(b *testing.B) {
 	for _, is4 := range []bool{true, false} {
-		rng := rand.New(rand.NewPCG(1, 2))
-		owned := randomHalf(rng, 4096)
-		flows := map[bool][]tuple{}
-		for len(flows[true]) < 64 || len(flows[false]) < 64 {
-			f := tuple{randomSource(rng, is4), netip.AddrPortFrom(benchVIP[is4], 80)}
-			own := has(owned, flow.Default.Bucket(f.src, f.dst))
-			flows[own] = append(flows[own], f)
-		}
+		owned, flows := benchFlows(is4)
 		for _, a := range arrangements {
 			for _, own := range []bool{false, true} {
 				kind := map[bool]string{true: "own", false: "foreign"}[own]
 				b.Run(fmt.Sprintf("%s/%s/%s", familyName("IPv", is4), a.name, kind), func(b *testing.B) {
-					nstest.New(b)
-					peer := nstest.Other(b)
-					nstest.Veth(b, vethName, []string{"198.51.100.1/24"}, peer, "bench1", nil)
-					sysctl(b, "net/ipv4/conf/all/rp_filter", "0")
-					sysctl(b, "net/ipv4/conf/"+vethName+"/rp_filter", "0")
-					run(b, "ip", "route", "add", "default", "dev", vethName)
-					run(b, "ip", "-6", "route", "add", "default", "dev", vethName)
-					run(b, "ip", "route", "add", "local", "192.0.2.0/24", "dev", "lo")
-					run(b, "ip", "-6", "route", "add", "local", "2001:db8::/64", "dev", "lo")
-					g := newGenerator(b, flows[own][:64])
-					a.install(b, is4, owned, own)
-					delivered := sink(b)
-					undisturbed(b)
-					g.run(b, warm) // warm, and a proof that the right ones pass
-					if n, want := delivered(), uint64(warm); own && n != want || !own && a.name != "none" && n != 0 {
-						b.Fatalf("%d packets of %d were delivered", n, want)
-					}
-					b.ResetTimer()
-					start := processorTime(b)
-					g.run(b, b.N)
-					b.ReportMetric(float64(processorTime(b)-start)/float64(b.N), "ns/op")
+					benchWorld(b)
+					g := newGenerator(b, flows[own])
+					a.measure(b, is4, owned, own, g.run, processorTime)
 				})
 			}
 		}
 	}
+}
+
+// benchFlows returns owned buckets and 64 flows of own and foreign ones.
+func benchFlows(is4 bool) (owned []uint64, flows map[bool][]tuple) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	owned, flows = randomHalf(rng, 4096), map[bool][]tuple{}
+	for len(flows[true]) < 64 || len(flows[false]) < 64 {
+		f := tuple{randomSource(rng, is4), netip.AddrPortFrom(benchVIP[is4], 80)}
+		if own := has(owned, flow.Default.Bucket(f.src, f.dst)); len(flows[own]) < 64 {
+			flows[own] = append(flows[own], f)
+		}
+	}
+	return owned, flows
+}
+
+// benchWorld makes a director with a veth, and returns where its other end is.
+func benchWorld(b *testing.B) (peer *nstest.NS) {
+	b.Helper()
+	nstest.New(b)
+	peer = nstest.Other(b)
+	nstest.Veth(b, vethName, []string{"198.51.100.1/24"}, peer, "bench1", nil)
+	sysctl(b, "net/ipv4/conf/all/rp_filter", "0")
+	sysctl(b, "net/ipv4/conf/"+vethName+"/rp_filter", "0")
+	run(b, "ip", "route", "add", "default", "dev", vethName)
+	run(b, "ip", "-6", "route", "add", "default", "dev", vethName)
+	run(b, "ip", "route", "add", "local", "192.0.2.0/24", "dev", "lo")
+	run(b, "ip", "-6", "route", "add", "local", "2001:db8::/64", "dev", "lo")
+	return peer
+}
+
+// measure runs b.N frames through an arrangement, by a clock, after a proof that it lets the right ones pass.
+func (a arrangement) measure(b *testing.B, is4 bool, owned []uint64, own bool, send func(testing.TB, int), clock func(testing.TB) int64) {
+	b.Helper()
+	a.install(b, is4, owned, own)
+	delivered := sink(b)
+	undisturbed(b)
+	send(b, warm)
+	if n, want := delivered(), uint64(warm); own && n != want || !own && a.name != "none" && n != 0 {
+		b.Fatalf("%d packets of %d were delivered", n, want)
+	}
+	b.ResetTimer()
+	start := clock(b)
+	send(b, b.N)
+	b.ReportMetric(float64(clock(b)-start)/float64(b.N), "ns/op")
 }
 
 // processorTime is the time that this thread has had its processor: on a busy machine the clock on the wall tells nothing.
