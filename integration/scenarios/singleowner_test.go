@@ -174,10 +174,10 @@ func (a *activeFarm) judge(n int, windows []window, fleet, short *load.Fleet) {
 	all := append(fleet.Downloads(), short.Downloads()...)
 	began, lost, unserved, cut := 0, 0, 0, 0
 	in := func(t, from, to time.Time) bool { return t.After(from) && t.Before(to) }
-	unowned := func(d *load.Download) bool { // its bucket, while the client tried
+	unowned := func(d *load.Download) bool { // nobody had its bucket while the client tried, which it does for 10 s
 		return slices.ContainsFunc(windows, func(w window) bool { return in(d.Began, w.begin.Add(-10*time.Second), w.back) })
 	}
-	// A connection opens later than the client begins if its first packets came while nobody had its bucket: so the mirror had from Opened on.
+	// A connection opens later than the client begins if its first packets came while nobody had its bucket: only from Opened on could it be mirrored.
 	unmirrored := func(d *load.Download) bool {
 		const dying = 50 * time.Millisecond // PowerOff takes that
 		return slices.ContainsFunc(windows, func(w window) bool {

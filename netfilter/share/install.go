@@ -138,7 +138,7 @@ func install(s *socket, ct, cover content, flags uint32) error {
 	case refusedAt(err, 0, unix.EPERM):
 		return fmt.Errorf("install nftables table %s: another process owns it, or no right to: %w", ct.table.Name, err)
 	case refusedAt(err, 0, unix.ENOENT):
-		return fmt.Errorf("install nftables table %s: somebody else makes and deletes it: %w", ct.table.Name, err)
+		return fmt.Errorf("install nftables table %s: somebody else makes and deletes it", ct.table.Name) // without err: ENOENT tells installBest of a missing module
 	}
 	return fmt.Errorf("install nftables table %s: %w", ct.table.Name, err)
 }
